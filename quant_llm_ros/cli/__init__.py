@@ -1,0 +1,45 @@
+"""The program ``quant_llm``: one subcommand for each thing that people do with bundles."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from quant_llm_ros import __version__
+from quant_llm_ros.cli import evaluate, inspect, quantize, understand
+from quant_llm_ros.errors import QuantLlmError
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser with all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="quant_llm",
+        description="Quantize a language model for a robot, look at the result and talk to it.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (quantize, inspect, understand, evaluate):
+        module.add_parser(subcommands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Returns:
+        0; 1 where something was wrong with a file or the input, said on standard error; 130 when
+        interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except QuantLlmError as error:
+        print(f"quant_llm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("quant_llm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone, as with `| head`; nobody is left to tell.
+        sys.stderr.close()
+        return 1

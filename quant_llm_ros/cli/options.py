@@ -1,0 +1,37 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+
+DEFAULT_BUNDLE = "bundles/default"
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model decides, and how."""
+    parser.add_argument(
+        "--bundle", default=DEFAULT_BUNDLE, help="folder of the bundle (default: %(default)s)"
+    )
+    parser.add_argument("--skills", help="skill registry to use instead of the bundle's own")
+    parser.add_argument(
+        "--threads", type=positive_int, default=2, help="CPU threads (default: %(default)s)"
+    )
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number above zero."""
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return number
+
+
+def positive_float(text: str) -> float:
+    """Read a number above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return number

@@ -1,0 +1,76 @@
+"""``quant_llm quantize``: from a checkpoint and a recipe to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from quant_llm_ros.cli.options import DEFAULT_BUNDLE
+from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.resources import share_path
+
+
+def add_parser(subcommands: Any) -> None:
+    """Declare the subcommand."""
+    parser = subcommands.add_parser(
+        "quantize",
+        help="make a bundle of a checkpoint by a recipe",
+        description="Quantize a checkpoint by a recipe and write a bundle that nodes can serve.",
+    )
+    parser.add_argument(
+        "--recipe", help="recipe file (default: config/recipes/default.yaml of this package)"
+    )
+    parser.add_argument(
+        "--output", default=DEFAULT_BUNDLE, help="folder of the bundle (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--skills", help="skill registry (default: config/skills/service_robot.yaml)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make a bundle."""
+    try:
+        # torch and the quantizers are an extra: a robot that only serves bundles lacks them.
+        from quant_llm_ros.quantize.build import build_bundle
+        from quant_llm_ros.quantize.recipe import Recipe
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"making bundles needs the package {error.name!r}; install the extra: "
+            "pip install 'quant_llm_ros[quantize]'"
+        ) from error
+    from quant_llm_ros.command.skills import SkillRegistry
+    from quant_llm_ros.command.validator import Validator
+
+    recipe = Recipe.load(arguments.recipe or share_path("config/recipes/default.yaml"))
+    skills = Path(arguments.skills or share_path("config/skills/service_robot.yaml"))
+    Validator(SkillRegistry.load(skills))  # a malformed registry fails now and not on the robot
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=1.0)
+        stages: list[str] = []
+
+        def progress(stage: str, fraction: float) -> None:
+            if not bar.console.is_terminal and stage not in stages:
+                # In a log file a line for each stage tells more than a bar that cannot move.
+                stages.append(stage)
+                bar.console.print(f"{fraction:4.0%}  {stage}")
+            bar.update(task, description=stage, completed=fraction)
+
+        bundle = build_bundle(recipe, Path(arguments.output), skills=skills, progress=progress)
+    print(
+        f"{bundle.path}: {bundle.size_bytes / 1e6:.1f} MB, "
+        + ", ".join(f"{name} {value}" for name, value in bundle.figures.items())
+    )
+    return 0

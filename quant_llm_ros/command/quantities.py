@@ -1,0 +1,48 @@
+"""Numbers with units: what may be said, and what it is in the unit of the decision."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import pint
+
+# How a unit is written in the name of an argument: "m/s" gives "speed_m_per_s".
+_SUFFIX = re.compile(r"[^0-9a-z]+")
+
+
+@functools.lru_cache(maxsize=1)
+def _units() -> pint.UnitRegistry:
+    # Building the registry takes a third of a second: once, and only where it is needed.
+    return pint.UnitRegistry(cache_folder=None)
+
+
+def conversion_factor(unit: str, target: str) -> float:
+    """Give the factor that turns a number in ``unit`` into a number in ``target``.
+
+    Args:
+        unit: Unit as a person or the model writes it, for example ``cm``.
+        target: Unit of the decision, for example ``m``.
+
+    Raises:
+        ValueError: One of them is no unit, they measure different things, or the conversion is
+            not a factor (degrees Celsius to Fahrenheit).
+    """
+    units = _units()
+    try:
+        zero = units.Quantity(0.0, unit).to(target).magnitude
+        one = units.Quantity(1.0, unit).to(target).magnitude
+    except pint.UndefinedUnitError as error:
+        raise ValueError(str(error)) from error
+    except pint.DimensionalityError as error:
+        raise ValueError(f"{unit!r} cannot be converted to {target!r}") from error
+    except Exception as error:  # pint's parser raises many kinds for text such as "m m" or "%%"
+        raise ValueError(f"{unit!r} or {target!r} is not a unit") from error
+    if zero != 0.0:
+        raise ValueError(f"{unit!r} and {target!r} have different zeros; use the same unit")
+    return float(one)
+
+
+def argument_suffix(unit: str) -> str:
+    """Give the ending of an argument's name for a unit: ``m/s`` becomes ``m_per_s``."""
+    return _SUFFIX.sub("_", unit.casefold().replace("/", " per ")).strip("_")

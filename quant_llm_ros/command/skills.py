@@ -1,0 +1,394 @@
+"""The skill registry: what a robot can do, as data.
+
+The file format is described at the head of ``config/skills/service_robot.yaml``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Union
+
+import yaml
+
+from quant_llm_ros.command.decision import Safety
+from quant_llm_ros.command.quantities import argument_suffix, conversion_factor
+from quant_llm_ros.errors import SkillsError
+
+FORMAT_VERSION = 1
+STOP_SKILL = "stop"
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# What can stand as a choice between "=" and "," in a call, and as a place's name.
+_CHOICE = re.compile(r"[^\W_](?:[\w' -]{0,38}\w)?")
+
+
+class ArgumentType(str, enum.Enum):
+    """How the value of an argument is written and checked."""
+
+    QUANTITY = "quantity"
+    """A number with a unit, within limits."""
+    CHOICE = "choice"
+    """One of a few words."""
+    PLACE = "place"
+    """A piece of the sentence that names a place."""
+    TEXT = "text"
+    """A piece of the sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """One argument of a skill.
+
+    Attributes:
+        name: Name in calls, for example ``distance``.
+        type: How the value is written and checked.
+        required: Whether a call without it is incomplete.
+        ask: Question to a person when a required value was not said.
+        choices: The words of a CHOICE.
+        unit: Unit of a QUANTITY in decisions.
+        factors: For a QUANTITY, what turns a number in each unit that may be said into ``unit``.
+        min: Smallest accepted value of a QUANTITY, in ``unit``.
+        max: Largest accepted value of a QUANTITY, in ``unit``.
+        default: Value when nothing is said, as it is written in a call; or such values by the
+            choice of another argument: ``("direction", {"left": "90 deg"})``.
+    """
+
+    name: str
+    type: ArgumentType
+    required: bool = True
+    ask: str = ""
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    min: float = float("-inf")
+    max: float = float("inf")
+    default: Union[str, tuple[str, Mapping[str, str]], None] = None
+
+    @property
+    def decision_name(self) -> str:
+        """Name in decisions: that of a quantity carries its unit, as in ``distance_m``."""
+        if self.type is ArgumentType.QUANTITY:
+            return f"{self.name}_{argument_suffix(self.unit)}"
+        return self.name
+
+    @property
+    def signature(self) -> str:
+        """How the argument is shown to the model and to people."""
+        if self.type is ArgumentType.CHOICE:
+            value = "|".join(self.choices)
+        elif self.type is ArgumentType.QUANTITY:
+            value = f"number {'|'.join(self.factors)}"
+        else:
+            value = self.type.value
+        return f"{self.name}={value}" if self.required else f"[{self.name}={value}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """What a person says and the calls that are meant."""
+
+    say: str
+    calls: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Skill:
+    """Something that the robot can do."""
+
+    name: str
+    description: str
+    safety: Safety = Safety.SAFE
+    arguments: tuple[Argument, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def signature(self) -> str:
+        """How the skill is shown to the model and to people."""
+        return f"{self.name}({', '.join(a.signature for a in self.arguments)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class SkillRegistry:
+    """All skills of a robot, with its places and the words that stop it.
+
+    Attributes:
+        name: Name of the registry.
+        skills: Skills by name, in the order of the file; ``stop`` is always among them.
+        places: Known places: every accepted name, case-folded, and the place's own name.
+            Empty: any name is accepted.
+        stop_phrases: Phrases that stop the robot without asking the model.
+        fillers: Words around a stop phrase that change nothing.
+        not_commands: Sentences that are no command.
+        sha256: Hash of the file.
+        source: Where the registry came from, for messages.
+    """
+
+    name: str
+    skills: Mapping[str, Skill]
+    places: Mapping[str, str]
+    stop_phrases: tuple[str, ...]
+    fillers: tuple[str, ...]
+    not_commands: tuple[str, ...]
+    sha256: str
+    source: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the skills in order."""
+        return tuple(self.skills)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SkillRegistry:
+        """Read and check a registry.
+
+        Raises:
+            SkillsError: The file is missing or malformed; the message names the place in it.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise SkillsError(f"{path}: {error.strerror}; name a skills file that exists") from error
+        try:
+            document = yaml.safe_load(data)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SkillsError(f"{path}: not readable as YAML: {error}") from error
+        return cls.from_document(
+            document, source=str(path), sha256=hashlib.sha256(data).hexdigest()
+        )
+
+    @classmethod
+    def from_document(cls, document: Any, *, source: str, sha256: str = "") -> SkillRegistry:
+        """Make a registry of a parsed YAML document; see ``load``."""
+        try:
+            return _registry(document, source, sha256)
+        except _Malformed as error:
+            raise SkillsError(f"{source}: {error}") from None
+
+
+class _Malformed(Exception):
+    """Something in the file is wrong; the text says where and what."""
+
+
+def _mapping(value: Any, where: str, known: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Malformed(f"{where} must be a mapping, not {value!r}")
+    for key in value:
+        # YAML 1.1 reads a bare on, off, yes or no as a boolean.
+        if not isinstance(key, str):
+            raise _Malformed(f"{where}: the key {key!r} must be text; put it in quotes")
+        if known and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise _Malformed(f"{where}: unknown key {key!r}; {hint}")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        hint = "; put it in quotes" if isinstance(value, bool) else ""
+        raise _Malformed(f"{where} must be text, not {value!r}{hint}")
+    return value.strip()
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _Malformed(f"{where} must be a list, not {value!r}")
+    return tuple(_text(item, f"{where}[{index}]") for index, item in enumerate(value))
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise _Malformed(f"{where} must be a number, not {value!r}")
+    return float(value)
+
+
+def _bool(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _Malformed(f"{where} must be true or false, not {value!r}")
+    return value
+
+
+def _name(value: str, where: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise _Malformed(
+            f"{where}: {value!r} is not a name; use up to 40 lower-case letters, digits and _"
+        )
+    return value
+
+
+def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
+    top = _mapping(
+        document,
+        "the file",
+        (
+            "version",
+            "name",
+            "description",
+            "stop_phrases",
+            "fillers",
+            "places",
+            "not_commands",
+            "skills",
+        ),
+    )
+    if top.get("version") != FORMAT_VERSION:
+        raise _Malformed(
+            f"version is {top.get('version')!r}; this release reads version {FORMAT_VERSION}"
+        )
+    skills: dict[str, Skill] = {}
+    for name, value in _mapping(top.get("skills"), "skills").items():
+        skills[name] = _skill(_name(name, "skills"), value)
+    if not skills:
+        raise _Malformed("skills is empty; a robot needs at least one skill")
+    if STOP_SKILL not in skills:
+        skills[STOP_SKILL] = Skill(STOP_SKILL, "stop all motion")
+    elif skills[STOP_SKILL].arguments:
+        raise _Malformed("skills.stop must have no arguments: a stop is never incomplete")
+    return SkillRegistry(
+        name=_text(top.get("name"), "name"),
+        skills=MappingProxyType(skills),
+        places=MappingProxyType(_places(top.get("places") or {})),
+        stop_phrases=_texts(top.get("stop_phrases", ["stop"]), "stop_phrases"),
+        fillers=_texts(top.get("fillers", []), "fillers"),
+        not_commands=_texts(top.get("not_commands", []), "not_commands"),
+        sha256=sha256,
+        source=source,
+    )
+
+
+def _places(value: Any) -> dict[str, str]:
+    places: dict[str, str] = {}
+    for place, others in _mapping(value, "places").items():
+        for name in (place, *_texts(others or [], f"places.{place}")):
+            if not _CHOICE.fullmatch(name):
+                raise _Malformed(f"places.{place}: {name!r} has characters that no name can have")
+            if places.setdefault(name.casefold(), place) != place:
+                raise _Malformed(f"places.{place}: {name!r} already names {places[name.casefold()]!r}")
+    return places
+
+
+def _skill(name: str, value: Any) -> Skill:
+    where = f"skills.{name}"
+    fields = _mapping(value, where, ("description", "safety", "arguments", "examples"))
+    safety = fields.get("safety", "safe")
+    if safety not in ("safe", "confirm"):
+        raise _Malformed(f"{where}.safety is {safety!r}; use safe or confirm")
+    arguments = {
+        key: _argument(_name(key, f"{where}.arguments"), item, f"{where}.arguments.{key}")
+        for key, item in _mapping(fields.get("arguments") or {}, f"{where}.arguments").items()
+    }
+    if len(arguments) > 8:
+        raise _Malformed(f"{where} has {len(arguments)} arguments; at most 8 can be understood")
+    for key, argument in arguments.items():
+        _check_default(argument, arguments, f"{where}.arguments.{key}")
+    examples = []
+    for index, item in enumerate(fields.get("examples") or []):
+        place = f"{where}.examples[{index}]"
+        pair = _mapping(item, place, ("say", "calls"))
+        examples.append(
+            Example(_text(pair.get("say"), f"{place}.say"), _text(pair.get("calls"), f"{place}.calls"))
+        )
+    return Skill(
+        name=name,
+        description=_text(fields.get("description"), f"{where}.description"),
+        safety=Safety[safety.upper()],
+        arguments=tuple(arguments.values()),
+        examples=tuple(examples),
+    )
+
+
+_KEYS = {
+    ArgumentType.QUANTITY: ("unit", "units", "min", "max"),
+    ArgumentType.CHOICE: ("choices",),
+    ArgumentType.PLACE: (),
+    ArgumentType.TEXT: (),
+}
+
+
+def _argument(name: str, value: Any, where: str) -> Argument:
+    kinds = tuple(kind.value for kind in ArgumentType)
+    fields = _mapping(value, where)
+    kind_name = fields.get("type")
+    if kind_name not in kinds:
+        near = difflib.get_close_matches(str(kind_name), kinds, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(kinds)}"
+        raise _Malformed(f"{where}: unknown type {kind_name!r}; {hint}")
+    kind = ArgumentType(kind_name)
+    _mapping(value, where, ("type", "required", "default", "ask", *_KEYS[kind]))
+    argument = Argument(
+        name=name,
+        type=kind,
+        required=_bool(fields.get("required", True), f"{where}.required"),
+        ask=_text(fields.get("ask", f"{name}?"), f"{where}.ask"),
+        default=_default(fields.get("default"), where),
+    )
+    if kind is ArgumentType.QUANTITY:
+        argument = _quantity(argument, fields, where)
+    elif kind is ArgumentType.CHOICE:
+        choices = _texts(fields.get("choices"), f"{where}.choices")
+        for choice in choices:
+            if not _CHOICE.fullmatch(choice):
+                raise _Malformed(
+                    f"{where}.choices: {choice!r} may have letters, digits, spaces, ' and - only"
+                )
+        if not choices or len(set(choices)) < len(choices):
+            raise _Malformed(f"{where}.choices must be different words, at least one")
+        argument = dataclasses.replace(argument, choices=choices)
+    return argument
+
+
+def _quantity(argument: Argument, fields: dict[str, Any], where: str) -> Argument:
+    unit = _text(fields.get("unit"), f"{where}.unit")
+    factors = {}
+    for said in _texts(fields.get("units", [unit]), f"{where}.units"):
+        if not re.fullmatch(r"[^\W\d_]+(?:/[^\W\d_]+)?|%|°", said):
+            raise _Malformed(f"{where}.units: {said!r} must be letters, such as m or m/s")
+        try:
+            factors[said] = conversion_factor(said, unit)
+        except ValueError as error:
+            raise _Malformed(f"{where}: {error}") from error
+    smallest = _number(fields.get("min", float("-inf")), f"{where}.min")
+    largest = _number(fields.get("max", float("inf")), f"{where}.max")
+    if smallest > largest:
+        raise _Malformed(f"{where}: min {smallest:g} is above max {largest:g}")
+    if not factors:
+        raise _Malformed(f"{where}.units is empty; leave it out to accept {unit!r} alone")
+    return dataclasses.replace(
+        argument, unit=unit, factors=MappingProxyType(factors), min=smallest, max=largest
+    )
+
+
+def _default(value: Any, where: str) -> Union[str, tuple[str, Mapping[str, str]], None]:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        if len(value) != 1:
+            raise _Malformed(f"{where}.default must name one other argument")
+        other, by_choice = next(iter(_mapping(value, f"{where}.default").items()))
+        chosen = _mapping(by_choice, f"{where}.default.{other}")
+        return other, MappingProxyType(
+            {choice: _text(v, f"{where}.default.{other}.{choice}") for choice, v in chosen.items()}
+        )
+    return _text(value, f"{where}.default")
+
+
+def _check_default(argument: Argument, arguments: Mapping[str, Argument], where: str) -> None:
+    if argument.default is None:
+        return
+    if argument.required:
+        raise _Malformed(f"{where} has a default and is required; add `required: false`")
+    if isinstance(argument.default, tuple):
+        other, values = argument.default
+        if other not in arguments or arguments[other].type is not ArgumentType.CHOICE:
+            raise _Malformed(f"{where}.default: {other!r} is not a choice argument of the skill")
+        for choice in values:
+            if choice not in arguments[other].choices:
+                raise _Malformed(f"{where}.default.{other}: {choice!r} is not one of its choices")

@@ -1,0 +1,41 @@
+"""Reading the text of a command: what is refused, and what can be copied from it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from quant_llm_ros.errors import CommandError
+
+# A word may hold letters, digits and the marks that belong inside words and numbers. Everything
+# else (commas, brackets, "=", ";") has a meaning in the notation of calls or none in a name.
+_WORD = re.compile(r"[^\W_](?:[\w'’./%°&+-]*(?:[^\W_]|[%°+]))?")
+
+
+def clean(text: str, *, max_chars: int) -> str:
+    """Bring a command to the form that the model reads.
+
+    Unicode is normalized (NFC), control characters and runs of white space become one space.
+
+    Args:
+        text: The command as it was received.
+        max_chars: Longest accepted command, in characters.
+
+    Raises:
+        CommandError: The command is too long or holds text that is not Unicode.
+    """
+    if len(text) > max_chars:
+        raise CommandError(
+            f"the command has {len(text)} characters; the limit is {max_chars}: say it shorter"
+        )
+    for position, character in enumerate(text):
+        # Lone surrogates are how Python marks bytes that were not UTF-8.
+        if unicodedata.category(character) == "Cs":
+            raise CommandError(f"the command is not valid Unicode at character {position}")
+    spaced = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
+    return " ".join(unicodedata.normalize("NFC", spaced).split())
+
+
+def words(text: str) -> list[str]:
+    """Split a cleaned command into the words that an argument can copy, in order."""
+    return _WORD.findall(text)

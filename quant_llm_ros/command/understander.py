@@ -1,0 +1,301 @@
+"""Understanding one command: from text to decision, with a deadline."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from quant_llm_ros.command import calls as notation
+from quant_llm_ros.command import text as reading
+from quant_llm_ros.command.calls import Grammar
+from quant_llm_ros.command.decision import Decision, SkillCall, Stage, Status
+from quant_llm_ros.command.prompt import Prompt
+from quant_llm_ros.command.skills import STOP_SKILL, SkillRegistry
+from quant_llm_ros.command.stop_guard import StopGuard
+from quant_llm_ros.command.validator import Outcome, Validator
+from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.engine.decoding import PREFILL_CHUNK, Answer, compile_grammar, decode
+from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.protocol import Engine
+from quant_llm_ros.engine.selftest import SelfTestReport, self_test
+from quant_llm_ros.engine.tokenizer import Tokenizer
+from quant_llm_ros.errors import BundleError, CommandError, EngineError, QuantLlmError
+
+DEFAULT_MAX_COMMAND_CHARS = 512
+MAX_ANSWER_TOKENS = 384
+"""Enough for four calls that each copy a good part of the longest command."""
+
+
+class _TimeoutReached(Exception):
+    pass
+
+
+class _Cancelled(Exception):
+    pass
+
+
+class StageClock:
+    """Splits the time of one command into its stages without a gap between them."""
+
+    def __init__(self, start_s: float, on_stage: Callable[[Stage], None] | None = None) -> None:
+        """Begin in the stage QUEUE at ``start_s`` of ``time.monotonic``."""
+        self._start_s = self._since_s = start_s
+        self._stage: Stage = Stage.QUEUE
+        self._on_stage = on_stage
+        self._ms: dict[Stage, float] = {}
+
+    def enter(self, stage: Stage) -> None:
+        """End the present stage and begin another."""
+        self._close()
+        self._stage = stage
+        if self._on_stage is not None:
+            self._on_stage(stage)
+
+    def finish(self) -> tuple[dict[Stage, float], float]:
+        """Give the time of each stage and of all, in milliseconds."""
+        self._close()
+        return dict(self._ms), (self._since_s - self._start_s) * 1e3
+
+    def _close(self) -> None:
+        now_s = time.monotonic()
+        self._ms[self._stage] = self._ms.get(self._stage, 0.0) + (now_s - self._since_s) * 1e3
+        self._since_s = now_s
+
+
+class Understander:
+    """Turns text into decisions with one model and one skill registry.
+
+    Not thread-safe: one command at a time. ``CommandService`` puts a queue before it.
+
+    Attributes:
+        engine: The engine that runs the model.
+        skills: The registry that it decides among.
+        max_command_chars: Longest accepted command, in characters.
+        bundle: The bundle it was opened from, if any.
+        self_test: How far the engine is from the bundle's reference, if it was tested.
+        load_ms: Time until the first command could be taken, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        skills: SkillRegistry,
+        *,
+        max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
+    ) -> None:
+        """Check the registry and run its prompt through the model once.
+
+        Raises:
+            SkillsError: The registry's examples or defaults break its own rules.
+            EngineError: The prompt does not fit into the model's context.
+        """
+        self.engine = engine
+        self.skills = skills
+        self.max_command_chars = max_command_chars
+        self.bundle: Bundle | None = None
+        self.self_test: SelfTestReport | None = None
+        self.load_ms = 0.0
+        self._tokenizer = tokenizer
+        self._stop_guard = StopGuard(skills)
+        self._validator = Validator(skills)
+        self._grammar = Grammar(skills)
+        # A registry whose grammar does not compile should fail here and not at the first command.
+        compile_grammar(tokenizer, self._grammar.for_sentence(["word"]))
+        self._prompt = Prompt(skills, tokenizer)
+        self._fill_prefix()
+
+    @classmethod
+    def open(
+        cls,
+        bundle_path: str | os.PathLike[str],
+        skills_path: str | os.PathLike[str] | None = None,
+        *,
+        threads: int = 2,
+        max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
+    ) -> Understander:
+        """Load a bundle, prove the engine against its reference and prepare for commands.
+
+        Args:
+            bundle_path: Folder of the bundle.
+            skills_path: Skill registry; None means the bundle's own.
+            threads: CPU threads of the engine.
+            max_command_chars: Longest accepted command, in characters.
+
+        Raises:
+            QuantLlmError: Something is missing, damaged or does not fit; the message says what
+                and what to do.
+        """
+        start_s = time.monotonic()
+        bundle = Bundle.load(bundle_path)
+        skills = SkillRegistry.load(skills_path or bundle.file("skills.yaml"))
+        if bundle.skills_fixed and skills.sha256 != bundle.files["skills.yaml"].sha256:
+            raise BundleError(
+                f"{bundle.path}: the model was made for the skills in its own skills.yaml alone, "
+                f"not for {skills.source}; leave the skills out or build a bundle for them"
+            )
+        tokenizer = Tokenizer(bundle.file("tokenizer.json"))
+        engine = OnnxRuntimeEngine.load(bundle, threads=threads)
+        try:
+            report = self_test(engine, bundle)
+            if not report.passed:
+                raise EngineError(
+                    f"{bundle.path}: self-test failed: logits of prompt {report.worst_prompt} are "
+                    f"{report.relative_error:.3g} from the reference (relative), the limit is "
+                    f"{report.limit:.3g}; rebuild the bundle on this machine"
+                )
+            self = cls(engine, tokenizer, skills, max_command_chars=max_command_chars)
+        except BaseException:
+            engine.close()
+            raise
+        self.bundle = bundle
+        self.self_test = report
+        self.load_ms = (time.monotonic() - start_s) * 1e3
+        return self
+
+    def close(self) -> None:
+        """Release the model; the object cannot be used afterwards."""
+        self.engine.close()
+
+    def is_stop(self, text: str) -> bool:
+        """Tell whether a text says nothing but «stop»; any thread may ask at any time."""
+        return self._stop_guard(text)
+
+    def understand(
+        self,
+        text: str,
+        *,
+        received_s: float | None = None,
+        deadline_s: float | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        on_stage: Callable[[Stage], None] | None = None,
+    ) -> Decision:
+        """Decide about one command.
+
+        Args:
+            text: The command.
+            received_s: When it arrived, by ``time.monotonic``; None means now.
+            deadline_s: Seconds from its arrival after which the decision is TIMEOUT; None: never.
+            cancelled: Asked before every pass of the model; true makes the decision CANCELLED.
+            on_stage: Told each stage as it begins.
+
+        Returns:
+            A decision whatever the text is: errors of the command are decisions too.
+        """
+        received_s = time.monotonic() if received_s is None else received_s
+        clock = StageClock(received_s, on_stage)
+        passes = 0
+
+        def checkpoint() -> None:
+            if cancelled is not None and cancelled():
+                raise _Cancelled
+            if deadline_s is not None and time.monotonic() - received_s > deadline_s:
+                raise _TimeoutReached
+
+        def before_pass() -> None:
+            nonlocal passes
+            checkpoint()
+            passes += 1
+
+        answer: Answer | None = None
+        try:
+            clock.enter(Stage.GUARD)
+            if self._stop_guard(text):
+                # A stop counts even when it comes late.
+                outcome = self._stop_outcome()
+            else:
+                checkpoint()
+                sentence = reading.clean(text, max_chars=self.max_command_chars)
+                words = reading.words(sentence)
+                if words:
+                    answer = self._answer(sentence, words, clock, before_pass)
+                    clock.enter(Stage.VALIDATE)
+                    outcome = self._validator.check(notation.parse(answer.text))
+                else:
+                    outcome = Outcome(Status.UNKNOWN, message="the command has no words")
+        except _TimeoutReached:
+            outcome = Outcome(
+                Status.TIMEOUT, message=f"no decision within the deadline of {deadline_s:g} s"
+            )
+        except _Cancelled:
+            outcome = Outcome(Status.CANCELLED, message="cancelled while it was processed")
+        except (QuantLlmError, ValueError) as error:
+            outcome = Outcome(Status.ERROR, message=str(error))
+        decided_by_model = answer is not None and outcome.status is not Status.ERROR
+        latency_ms, total_ms = clock.finish()
+        return Decision(
+            text=text,
+            status=outcome.status,
+            calls=outcome.calls,
+            confidence=_confidence(outcome.status, answer if decided_by_model else None),
+            message=outcome.message,
+            latency_ms=latency_ms,
+            total_ms=total_ms,
+            forward_passes=passes,
+            generated_tokens=answer.tokens if answer else 0,
+        )
+
+    def stop_decision(self, text: str, *, received_s: float) -> Decision:
+        """Give the decision for a text for which ``is_stop`` holds; any thread may ask."""
+        outcome = self._stop_outcome()
+        total_ms = (time.monotonic() - received_s) * 1e3
+        return Decision(
+            text=text,
+            status=outcome.status,
+            calls=outcome.calls,
+            confidence=1.0,
+            message=outcome.message,
+            latency_ms={Stage.GUARD: total_ms},
+            total_ms=total_ms,
+        )
+
+    def _stop_outcome(self) -> Outcome:
+        stop = SkillCall(STOP_SKILL, {}, self.skills.skills[STOP_SKILL].safety)
+        return Outcome(Status.STOP, (stop,), "the command is a stop phrase")
+
+    def _answer(
+        self,
+        sentence: str,
+        words: list[str],
+        clock: StageClock,
+        before_pass: Callable[[], None],
+    ) -> Answer:
+        clock.enter(Stage.GRAMMAR)
+        matcher = compile_grammar(self._tokenizer, self._grammar.for_sentence(words))
+        clock.enter(Stage.PREFILL)
+        # Whatever the last command left behind, even after an error, is forgotten here.
+        self.engine.rollback(len(self._prompt.prefix))
+        return decode(
+            self.engine,
+            self._tokenizer,
+            matcher,
+            self._prompt.after_prefix(sentence),
+            max_tokens=MAX_ANSWER_TOKENS,
+            before_pass=before_pass,
+            on_prefilled=lambda: clock.enter(Stage.DECODE),
+        )
+
+    def _fill_prefix(self) -> None:
+        prefix = self._prompt.prefix
+        needed = len(prefix) + len(self._prompt.suffix) + MAX_ANSWER_TOKENS
+        if needed + self.max_command_chars > self.engine.context_length:
+            # A character is at most a few tokens and mostly a fraction of one: a rough bound that
+            # tells the person before the first command does.
+            raise CommandError(
+                f"{self.skills.source}: the prompt of {len(self.skills.skills)} skills has "
+                f"{len(prefix)} tokens; with a command of {self.max_command_chars} characters and "
+                f"its answer it does not fit into the context of {self.engine.context_length}: "
+                "use fewer skills or examples, shorter commands, or a bundle with more context"
+            )
+        self.engine.rollback(0)
+        for start in range(0, len(prefix), PREFILL_CHUNK):
+            self.engine.append(prefix[start : start + PREFILL_CHUNK])
+        self.engine.mark()
+
+
+def _confidence(status: Status, answer: Answer | None) -> float:
+    if answer is not None:
+        return answer.probability
+    # A stop phrase needs no model; everything else without an answer decided nothing.
+    return 1.0 if status is Status.STOP else 0.0

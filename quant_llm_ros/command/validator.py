@@ -1,0 +1,162 @@
+"""From the calls that the model wrote to a checked result: units, limits, known places."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Union
+
+from quant_llm_ros.command import calls as notation
+from quant_llm_ros.command.calls import MISSING, RawCall
+from quant_llm_ros.command.decision import ArgumentValue, SkillCall, Status
+from quant_llm_ros.command.skills import STOP_SKILL, Argument, ArgumentType, Skill, SkillRegistry
+from quant_llm_ros.errors import SkillsError
+
+_QUANTITY = re.compile(rf"({notation.NUMBER}) (.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What an answer of the model amounts to: parts of a decision."""
+
+    status: Status
+    calls: tuple[SkillCall, ...] = ()
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    status: Status
+    message: str
+
+
+class Validator:
+    """Checks calls against a registry: all of them hold, or none is carried out."""
+
+    def __init__(self, registry: SkillRegistry) -> None:
+        """Take a registry and check that its own examples and defaults hold.
+
+        Raises:
+            SkillsError: An example or a default breaks the registry's own rules.
+        """
+        self._registry = registry
+        for skill in registry.skills.values():
+            for argument in skill.arguments:
+                self._check_default(skill, argument)
+            for example in skill.examples:
+                try:
+                    outcome = self.check(notation.parse(example.calls))
+                except ValueError as error:
+                    outcome = Outcome(Status.ERROR, message=str(error))
+                if outcome.status not in (Status.ACCEPTED, Status.STOP, Status.CLARIFY):
+                    raise SkillsError(
+                        f"{registry.source}: skills.{skill.name}.examples: {example.calls!r} "
+                        f"does not hold: {outcome.message}"
+                    )
+
+    def check(self, raw_calls: tuple[RawCall, ...]) -> Outcome:
+        """Turn the model's calls into a status, typed calls and a message.
+
+        Raises:
+            ValueError: A call does not fit the registry at all, which the grammar rules out.
+        """
+        if not raw_calls:
+            return Outcome(Status.UNKNOWN, message="that is not a command for this robot")
+        checked: list[SkillCall] = []
+        problems: list[_Problem] = []
+        for raw in raw_calls:
+            skill = self._registry.skills.get(raw.skill)
+            if skill is None:
+                raise ValueError(f"there is no skill {raw.skill!r} in {self._registry.source}")
+            arguments, found = self._arguments(skill, raw)
+            problems += found
+            checked.append(SkillCall(skill.name, arguments, skill.safety))
+        if any(call.skill == STOP_SKILL for call in checked):
+            # Whatever else was understood: when a stop is among it, stopping is what is safe.
+            stop = SkillCall(STOP_SKILL, {}, self._registry.skills[STOP_SKILL].safety)
+            return Outcome(Status.STOP, (stop,), "the command says to stop")
+        # A value outside its limits cannot be mended by an answer to a question.
+        for status in (Status.REJECTED, Status.CLARIFY):
+            for problem in problems:
+                if problem.status is status:
+                    return Outcome(status, message=problem.message)
+        return Outcome(Status.ACCEPTED, tuple(checked))
+
+    def _arguments(
+        self, skill: Skill, raw: RawCall
+    ) -> tuple[dict[str, ArgumentValue], list[_Problem]]:
+        values: dict[str, ArgumentValue] = {}
+        problems: list[_Problem] = []
+        known = {argument.name for argument in skill.arguments}
+        if not known.issuperset(raw.arguments):
+            raise ValueError(f"{skill.name} has no argument {sorted(set(raw.arguments) - known)[0]!r}")
+        for argument in skill.arguments:
+            text = raw.arguments.get(argument.name)
+            if text is None:
+                text = _default(argument, raw)
+            if text is None and not argument.required:
+                continue
+            if text is None or text == MISSING:
+                problems.append(_Problem(Status.CLARIFY, argument.ask))
+                continue
+            value = self._value(skill, argument, text)
+            if isinstance(value, _Problem):
+                problems.append(value)
+            else:
+                values[argument.decision_name] = value
+        return values, problems
+
+    def _value(
+        self, skill: Skill, argument: Argument, text: str
+    ) -> Union[ArgumentValue, _Problem]:
+        if argument.type is ArgumentType.QUANTITY:
+            match = _QUANTITY.fullmatch(text)
+            factor = argument.factors.get(match[2]) if match else None
+            if match is None or factor is None:
+                raise ValueError(f"{skill.name}: {argument.name}={text!r} is not a quantity")
+            value = float(match[1]) * factor
+            if not argument.min <= value <= argument.max:
+                bound, word = (
+                    (argument.min, "less") if value < argument.min else (argument.max, "more")
+                )
+                return _Problem(
+                    Status.REJECTED,
+                    f"{skill.name}: {argument.name} {value:g} {argument.unit} is {word} than the "
+                    f"limit of {bound:g} {argument.unit}",
+                )
+            # Twelve digits: 50 cm are 0.5 m and not 0.5000000000000001 m.
+            return float(f"{value:.12g}")
+        if argument.type is ArgumentType.CHOICE and text not in argument.choices:
+            raise ValueError(f"{skill.name}: {argument.name}={text!r} is not one of its choices")
+        if argument.type is ArgumentType.PLACE and self._registry.places:
+            place = self._registry.places.get(text.casefold())
+            if place is None:
+                known = ", ".join(dict.fromkeys(self._registry.places.values()))
+                return _Problem(
+                    Status.CLARIFY, f"I do not know a place called {text!r}; I know {known}"
+                )
+            return place
+        return text
+
+    def _check_default(self, skill: Skill, argument: Argument) -> None:
+        if argument.default is None:
+            return
+        by_choice = isinstance(argument.default, tuple)
+        values = argument.default[1].values() if by_choice else [argument.default]
+        for text in values:
+            try:
+                problem = self._value(skill, argument, str(text))
+            except ValueError as error:
+                problem = _Problem(Status.ERROR, str(error))
+            if isinstance(problem, _Problem):
+                raise SkillsError(
+                    f"{self._registry.source}: skills.{skill.name}.arguments.{argument.name}."
+                    f"default {text!r} does not hold: {problem.message}"
+                )
+
+
+def _default(argument: Argument, raw: RawCall) -> str | None:
+    if isinstance(argument.default, tuple):
+        other, by_choice = argument.default
+        return by_choice.get(raw.arguments.get(other, ""))
+    return argument.default

@@ -1,0 +1,1 @@
+"""Bundle to logits: protocol, bundle, runtimes, decoding, self-test. No rclpy, no torch."""

@@ -1,0 +1,222 @@
+"""The engine that needs no GPU: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from quant_llm_ros.engine.bundle import MODEL, Bundle
+from quant_llm_ros.engine.protocol import EngineInfo
+from quant_llm_ros.errors import ContextOverflowError, EngineError
+
+# Opset 24 and the fusion of blocked DequantizeLinear to MatMulNBits at 4 and 8 bits.
+_NEEDED_VERSION = (1, 24)
+_PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntimeEngine:
+    """Runs the ``ort`` graph of a bundle; implements :class:`protocol.Engine`.
+
+    The cache is a list of OrtValues, keys and values of each layer, ``[1, kv, length, dim]``. A
+    pass reads them and makes new, longer ones, so the cache of an earlier length stays valid:
+    that is how the marked one is kept, and why a failed pass changes nothing.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        info: EngineInfo,
+        bundle: Bundle,
+    ) -> None:
+        """Wrap a session; use :meth:`load`."""
+        self.info = info
+        self.vocab_size = bundle.model.vocab_size
+        self.context_length = bundle.model.context_length
+        self._session: onnxruntime.InferenceSession | None = session
+        self._past_names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
+        self._output_names = [output.name for output in session.get_outputs()]
+        empty = np.zeros(
+            (1, bundle.model.key_value_heads, 0, bundle.model.head_dim), dtype=np.float32
+        )
+        self._empty = [onnxruntime.OrtValue.ortvalue_from_numpy(empty) for _ in self._past_names]
+        self._cache = self._empty
+        self._length = 0
+        self._marked = (self._length, self._cache)
+
+    @classmethod
+    def load(
+        cls, bundle: Bundle, *, threads: int = 2, exact: bool = False
+    ) -> OnnxRuntimeEngine:
+        """Load a bundle's model.
+
+        Args:
+            bundle: With target ``ort``.
+            threads: CPU threads of a pass, at least 1.
+            exact: Compute in FP32 throughout; slower, to check the export.
+
+        Returns:
+            The engine, with an empty cache.
+
+        Raises:
+            EngineError: The bundle is for another runtime, or ONNX Runtime cannot load it.
+        """
+        started = time.perf_counter()
+        if threads < 1:
+            raise EngineError(f"threads must be at least 1, not {threads}")
+        if bundle.target != "ort":
+            raise EngineError(
+                f"{bundle.path} is built for {bundle.target}; ONNX Runtime needs target ort"
+            )
+        try:
+            session = onnxruntime.InferenceSession(
+                str(bundle.file(MODEL)), session_options(threads, exact), providers=[_PROVIDER]
+            )
+            engine_inputs = {value.name for value in session.get_inputs()}
+        except Exception as error:  # ONNX Runtime's errors share no narrower base
+            raise EngineError(_load_failure(bundle, error)) from error
+        expected = {"input_ids", "logit_positions"} | {
+            f"past_{part}_{i}" for i in range(bundle.model.layers) for part in ("key", "value")
+        }
+        if engine_inputs != expected:
+            raise EngineError(
+                f"{bundle.file(MODEL)} has other inputs than its bundle.yaml describes; "
+                f"rebuild the bundle"
+            )
+        info = EngineInfo(
+            runtime=f"onnxruntime {onnxruntime.__version__}",
+            provider=session.get_providers()[0],
+            load_ms=(time.perf_counter() - started) * 1e3,
+        )
+        return cls(session, info, bundle)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens in the cache."""
+        return self._length
+
+    def append(self, tokens: Sequence[int], *, last: int = 1) -> NDArray[np.float32]:
+        """Run the model over new tokens and keep them in the cache.
+
+        Args:
+            tokens: Token ids, at least one.
+            last: For how many of the last new tokens the logits are wanted.
+
+        Returns:
+            Logits of the last ``last`` tokens, ``[last, vocab_size]``.
+
+        Raises:
+            ValueError: No token, a token outside of the vocabulary, or a wrong ``last``.
+            ContextOverflowError: The cache would exceed the context; it is unchanged.
+            EngineError: The runtime failed or is closed; the cache is unchanged.
+        """
+        session = self._open_session()
+        ids = np.asarray(tokens, dtype=np.int64).reshape(1, -1)
+        count = ids.shape[1]
+        if not 1 <= last <= count:
+            raise ValueError(f"last is {last}, expected 1 to the number of tokens, {count}")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.vocab_size:
+            raise ValueError(f"a token id is outside of the vocabulary of {self.vocab_size}")
+        if self._length + count > self.context_length:
+            raise ContextOverflowError(
+                f"{self._length} + {count} tokens exceed the context of {self.context_length}; "
+                f"shorten the command or the skills' examples, or rebuild the bundle with a "
+                f"larger context_length"
+            )
+        binding = session.io_binding()
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("logit_positions", np.arange(count - last, count))
+        for name, value in zip(self._past_names, self._cache):
+            binding.bind_ortvalue_input(name, value)
+        for name in self._output_names:
+            binding.bind_output(name)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's errors share no narrower base
+            raise EngineError(f"ONNX Runtime failed on {count} tokens: {error}") from error
+        logits, *self._cache = binding.get_outputs()
+        self._length += count
+        result: NDArray[np.float32] = logits.numpy()
+        return result
+
+    def rollback(self, length: int) -> None:
+        """Forget every token after the first ``length``.
+
+        To the marked length, to 0 and to the present length it costs nothing; to another length
+        it copies what is kept.
+
+        Raises:
+            ValueError: ``length`` is negative or more than the cache holds.
+            EngineError: The engine is closed.
+        """
+        self._open_session()
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot roll back to {length}: the cache holds {self._length}")
+        marked_length, marked_cache = self._marked
+        if length == self._length:
+            return
+        if length == marked_length:
+            self._cache = marked_cache
+        elif length == 0:
+            self._cache = self._empty
+        else:
+            self._cache = [
+                onnxruntime.OrtValue.ortvalue_from_numpy(
+                    np.ascontiguousarray(value.numpy()[:, :, :length])
+                )
+                for value in self._cache
+            ]
+        self._length = length
+        if length < marked_length:
+            self._marked = (0, self._empty)
+
+    def mark(self) -> None:
+        """Keep the present cache, so that rolling back to its length costs no copy."""
+        self._open_session()
+        self._marked = (self._length, self._cache)
+
+    def close(self) -> None:
+        """Release the memory; the engine cannot be used afterwards."""
+        self._session = None
+        self._empty, self._cache, self._length = [], [], 0
+        self._marked = (0, [])
+
+    def _open_session(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            raise EngineError("the engine is closed; load the bundle again")
+        return self._session
+
+
+def session_options(threads: int, exact: bool) -> Any:
+    """Make the session options that suit a decoder on a shared CPU.
+
+    Args:
+        threads: CPU threads of a pass.
+        exact: Compute in FP32 throughout.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Level 4 multiplies quantized weights with activations rounded to INT8, level 1 in FP32.
+    level = "1" if exact else "4"
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+    return options
+
+
+def _load_failure(bundle: Bundle, error: Exception) -> str:
+    """Say why a model did not load: most often ONNX Runtime is too old for it."""
+    installed = onnxruntime.__version__
+    needed = ".".join(map(str, _NEEDED_VERSION))
+    version = tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
+    if version < _NEEDED_VERSION:
+        return (
+            f"{bundle.path} needs ONNX Runtime {needed} or newer, installed is {installed}; "
+            f"run `pip install 'onnxruntime>={needed}'`"
+        )
+    reason = " ".join(str(error).split())
+    return f"ONNX Runtime {installed} cannot load {bundle.file(MODEL)}: {reason}"

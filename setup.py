@@ -1,0 +1,62 @@
+"""Build of the ament_python package quant_llm_ros."""
+
+from __future__ import annotations
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+PACKAGE = "quant_llm_ros"
+SHARE = pathlib.PurePosixPath("share") / PACKAGE
+
+
+def data_files() -> list[tuple[str, list[str]]]:
+    """List the files installed outside the Python package: (folder, files of that folder)."""
+    folders: dict[str, list[str]] = {
+        "share/ament_index/resource_index/packages": [f"resource/{PACKAGE}"],
+        str(SHARE): ["package.xml"],
+    }
+    shipped = [*pathlib.Path("launch").glob("*.py"), *pathlib.Path("config").rglob("*")]
+    for path in sorted(shipped):
+        if path.is_file():
+            folders.setdefault(str(SHARE / path.parent.as_posix()), []).append(path.as_posix())
+    return list(folders.items())
+
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Natural-language commands to typed robot decisions with a quantized LLM",
+    license="Apache-2.0",
+    maintainer="quant_llm_ros maintainers",
+    maintainer_email="maintainers@quant-llm-ros.invalid",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed"]},
+    data_files=data_files(),
+    python_requires=">=3.10",
+    # What a robot needs besides ROS 2. The engine is an extra, since a robot with a GPU has its
+    # vendor's ONNX Runtime, and two of them in one environment overwrite each other.
+    install_requires=["llguidance", "numpy", "pint", "pyyaml", "rich", "tokenizers"],
+    extras_require={
+        "onnxruntime": ["onnxruntime"],
+        "quantize": [
+            "accelerate",
+            "gguf",
+            "onnx",
+            "onnx-ir",
+            "onnxscript",
+            "safetensors",
+            "torch",
+            "transformers",
+        ],
+        "test": ["pytest", "pytest-timeout"],
+    },
+    entry_points={
+        "console_scripts": [
+            "demo = quant_llm_ros.nodes.demo:main",
+            "quant_llm = quant_llm_ros.cli:main",
+            "understanding_node = quant_llm_ros.nodes.understanding_node:main",
+        ],
+    },
+    zip_safe=True,
+)

@@ -1,0 +1,62 @@
+"""Stop phrases: all of them, and nothing but them."""
+
+import time
+
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.stop_guard import StopGuard
+import pytest
+from scripted import SKILLS_PATH
+
+GUARD = StopGuard(SkillRegistry.load(SKILLS_PATH))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stop", "STOP!", "Stop.", "please stop", "stop please", "stop now!", "stop stop stop",
+        "robot, stop!", "hey robot stop right now", "halt", "freeze", "Don't move!", "don’t move",
+        "do not move", "emergency stop", "stop moving", "  stop  ", "stop, please, immediately",
+        "oh no, stop", "ＳＴＯＰ", "could you stop", "i said stop", "whoa", "that's enough",
+    ],
+)  # fmt: skip
+def test_stops(text):
+    """Whatever says nothing but «stop» is a stop."""
+    assert GUARD(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "please", "robot", "stop the music", "stop at the door", "go to the bus stop",
+        "do not stop", "don't stop", "never stop", "when should i stop", "stopping", "non stop",
+        "find the stop sign", "hold the cup", "move", "freeze the peas", "unstoppable",
+        "cancel my appointment", "stop" + " x" * 5000, "say stop",
+    ],
+)  # fmt: skip
+def test_is_not_fooled(text):
+    """A sentence that merely has such a word is left to the model."""
+    assert not GUARD(text)
+
+
+def test_hostile_text_costs_no_time():
+    """No text makes the pattern search for long (linear work, bounded length)."""
+    start_s = time.process_time()
+    for text in ("please " * 28 + "x", "no " * 60 + "!", "stop " * 39 + "y", "x" * 10_000_000):
+        assert not GUARD(text)
+    assert time.process_time() - start_s < 1.0
+
+
+def test_without_phrases_nothing_is_a_stop():
+    """An empty list of phrases matches nothing, not everything."""
+    registry = SkillRegistry.from_document(
+        {
+            "version": 1,
+            "name": "r",
+            "stop_phrases": [],
+            "fillers": ["please"],
+            "skills": {"s": {"description": "d"}},
+        },
+        source="test",
+    )
+    for text in ("", "please", "stop"):
+        assert not StopGuard(registry)(text)

@@ -1,0 +1,130 @@
+"""From the model's calls to a status: units, limits, places, questions."""
+
+from quant_llm_ros.command.calls import parse
+from quant_llm_ros.command.decision import Decision, Safety, SkillCall, Status
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.validator import Validator
+import pytest
+from scripted import SKILLS_PATH
+import yaml
+
+SKILLS = SkillRegistry.load(SKILLS_PATH)
+DOCUMENT = yaml.safe_load(SKILLS_PATH.read_text())
+
+
+def with_places(places):
+    """Give a validator for the default skills in a building with known places."""
+    return Validator(SkillRegistry.from_document({**DOCUMENT, "places": places}, source="test"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "arguments"),
+    [
+        ("move(direction=forward, distance=2 m)", {"direction": "forward", "distance_m": 2.0}),
+        ("move(direction=left, distance=50 cm)", {"direction": "left", "distance_m": 0.5}),
+        ("move(direction=left, distance=3 ft)", {"direction": "left", "distance_m": 0.9144}),
+        ("turn(direction=left)", {"direction": "left", "angle_deg": 90.0}),
+        ("turn(direction=around)", {"direction": "around", "angle_deg": 180.0}),
+        ("turn(direction=left, angle=0.5 turn)", {"direction": "left", "angle_deg": 180.0}),
+        ("turn(direction=right, angle=360 deg)", {"direction": "right", "angle_deg": 360.0}),
+        ("bring(object=mug)", {"object": "mug"}),
+        ("go_to(place=anywhere)", {"place": "anywhere"}),
+    ],
+)
+def test_accepted(answer, arguments):
+    """Values come in the unit of the decision, defaults filled in."""
+    outcome = Validator(SKILLS).check(parse(answer))
+    assert outcome.status is Status.ACCEPTED
+    assert outcome.message == ""
+    assert dict(outcome.calls[0].arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        ("unknown", Status.UNKNOWN, "that is not a command for this robot"),
+        ("stop()", Status.STOP, "the command says to stop"),
+        ("go_to(place=hall); stop()", Status.STOP, "the command says to stop"),
+        (
+            "move(direction=forward, distance=2 km)",
+            Status.REJECTED,
+            "move: distance 2000 m is more than the limit of 20 m",
+        ),
+        (
+            "move(direction=forward, distance=1 mm)",
+            Status.REJECTED,
+            "move: distance 0.001 m is less than the limit of 0.01 m",
+        ),
+        ("move(direction=forward, distance=?)", Status.CLARIFY, "How far should I drive?"),
+        ("move(direction=?, distance=?)", Status.CLARIFY, "In which direction should I drive?"),
+        ("go_to(place=hall); bring(object=?)", Status.CLARIFY, "What should I bring?"),
+        (
+            "go_to(place=?); turn(direction=left, angle=361 deg)",
+            Status.REJECTED,
+            "turn: angle 361 deg is more than the limit of 360 deg",
+        ),
+    ],
+)
+def test_refused(answer, status, message):
+    """One call that does not hold, and none is carried out."""
+    outcome = Validator(SKILLS).check(parse(answer))
+    assert (outcome.status, outcome.message) == (status, message)
+    assert [c.skill for c in outcome.calls] == (["stop"] if status is Status.STOP else [])
+
+
+def test_known_places():
+    """With known places a place has its own name, or is asked back."""
+    validator = with_places({"kitchen": ["cooking area"], "hall": None})
+    for said in ("kitchen", "Kitchen", "cooking area"):
+        outcome = validator.check(parse(f"go_to(place={said})"))
+        assert outcome.calls[0].arguments["place"] == "kitchen"
+    outcome = validator.check(parse("go_to(place=moon)"))
+    assert outcome.status is Status.CLARIFY
+    assert outcome.message == "I do not know a place called 'moon'; I know kitchen, hall"
+
+
+def test_safety_comes_from_the_registry():
+    """A skill that needs confirmation says so in the call."""
+    outcome = Validator(SKILLS).check(parse("open(object=door); dock()"))
+    assert [call.safety for call in outcome.calls] == [Safety.CONFIRM, Safety.SAFE]
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("fly()", "no skill 'fly'"),
+        ("dock(place=x)", "dock has no argument 'place'"),
+        ("turn(direction=up)", "is not one of its choices"),
+        ("move(direction=left, distance=2)", "is not a quantity"),
+        ("move(direction=left, distance=2 parsec)", "is not a quantity"),
+    ],
+)
+def test_what_the_grammar_rules_out_is_still_refused(answer, says):
+    """The validator does not trust that the grammar was in force."""
+    with pytest.raises(ValueError, match=says):
+        Validator(SKILLS).check(parse(answer))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"status": Status.ACCEPTED},
+        {"status": Status.STOP, "message": "m"},
+        {"status": Status.UNKNOWN, "calls": (SkillCall("s", {}),), "message": "m"},
+        {"status": Status.UNKNOWN},
+        {"status": Status.ACCEPTED, "calls": (SkillCall("s", {}),), "message": "m"},
+        {"status": Status.ERROR, "message": "m", "confidence": 1.5},
+        {"status": Status.ERROR, "message": "m", "confidence": float("nan")},
+    ],
+)
+def test_contradictory_decisions_cannot_be_made(parts):
+    """A decision checks itself."""
+    with pytest.raises(ValueError):  # noqa: PT011 (any contradiction will do)
+        Decision(text="t", **parts)
+
+
+def test_decisions_are_read_only():
+    """Nobody changes a decision after it was checked."""
+    call = SkillCall("s", {"a": 1.0})
+    with pytest.raises(TypeError):
+        call.arguments["a"] = 2.0
