@@ -1,6 +1,7 @@
-"""Start the understanding node and bring it up: ``ros2 launch quant_llm_ros understanding.launch.py``.
+"""Start the understanding node and bring it up.
 
-Works with Humble, Jazzy and Kilted.
+``ros2 launch quant_llm_ros understanding.launch.py bundle:=/path/of/a/bundle``; works with
+Humble, Jazzy and Kilted.
 """
 
 from __future__ import annotations

@@ -56,5 +56,5 @@ def _ament_share() -> pathlib.Path | None:
         return None
     try:
         return pathlib.Path(get_package_share_directory(PACKAGE_NAME))
-    except LookupError:
+    except (LookupError, OSError):  # not in a sourced workspace, or none is sourced
         return None

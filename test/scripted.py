@@ -8,10 +8,11 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
+import tokenizers
+
 from quant_llm_ros.engine.protocol import EngineInfo
 from quant_llm_ros.engine.tokenizer import Tokenizer, TURN_END, TURN_START
 from quant_llm_ros.errors import ContextOverflowError, EngineError
-import tokenizers
 
 SKILLS_PATH = Path(__file__).parent.parent / "config" / "skills" / "service_robot.yaml"
 

@@ -1,8 +1,12 @@
 """The notation of answers: what the grammar lets through is what the parser reads."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+from scripted import make_tokenizer, SKILLS_PATH
+import yaml
+
 from quant_llm_ros.command import calls as notation
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.calls import Grammar, RawCall
@@ -10,8 +14,6 @@ from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.validator import Validator
 from quant_llm_ros.engine.decoding import compile_grammar
 from quant_llm_ros.errors import CommandError
-from scripted import make_tokenizer, SKILLS_PATH
-import yaml
 
 SENTENCE = "please, bring me the red cup's lid (2.5 litres) from the kitchen."
 

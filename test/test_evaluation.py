@@ -2,12 +2,13 @@
 
 import json
 
+import pytest
+from scripted import SKILLS_PATH
+
 from quant_llm_ros.command.decision import Decision, SkillCall, Status
 from quant_llm_ros.command.evaluation import evaluate, fits, judge, load_dataset, normalize
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.errors import DatasetError
-import pytest
-from scripted import SKILLS_PATH
 
 SKILLS = SkillRegistry.load(SKILLS_PATH)
 
@@ -77,7 +78,12 @@ def test_judge(tmp_path, row, decision, skills_exact, all_exact):
 
 @pytest.mark.parametrize(
     ("text", "same_as"),
-    [("the red mug", "red mug"), ("On  the Table", "table"), ("to my room", "room"), ("the", "the")],
+    [
+        ("the red mug", "red mug"),
+        ("On  the Table", "table"),
+        ("to my room", "room"),
+        ("the", "the"),
+    ],
 )
 def test_normalize(text, same_as):
     """Words that do not change which thing is meant are left out."""

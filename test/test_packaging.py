@@ -145,9 +145,16 @@ def workspace(repository, tmp_path_factory):
     hidden = shutil.ignore_patterns(".*", "bundles", "build", "install", "log", "*.egg-info")
     shutil.copytree(repository, source, ignore=hidden)
     built = subprocess.run(
-        ["colcon", "--log-base", root / "log", "build"]
-        + ["--paths", source, source / "quant_llm_msgs"]
-        + ["--build-base", root / "build", "--install-base", root / "install"],
+        [
+            "colcon",
+            f"--log-base={root / 'log'}",
+            "build",
+            f"--build-base={root / 'build'}",
+            f"--install-base={root / 'install'}",
+            "--paths",
+            source,
+            source / "quant_llm_msgs",
+        ],
         cwd=root,
         capture_output=True,
         text=True,
@@ -186,9 +193,9 @@ class TestWorkspace:
             installed = share / "quant_llm_ros" / relative
             assert installed.read_bytes() == (repository / relative).read_bytes()
 
-    def test_python_files_are_installed(self, repository, workspace):
+    def test_python_files_are_installed(self, workspace):
         (module,) = workspace.glob("quant_llm_ros/lib/python*/site-packages/quant_llm_ros")
-        source = repository / "quant_llm_ros"
+        source = workspace.parent / "src" / "quant_llm_ros"
         expected = {path.relative_to(source) for path in source.rglob("*.py")}
         assert {path.relative_to(module) for path in module.rglob("*.py")} == expected
         assert (module / "py.typed").is_file()

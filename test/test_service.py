@@ -3,12 +3,13 @@
 import threading
 import time
 
+import pytest
+from scripted import make_tokenizer, ScriptedEngine, SKILLS_PATH
+
 from quant_llm_ros.command.decision import Status
 from quant_llm_ros.command.service import CommandService
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.understander import Understander
-import pytest
-from scripted import make_tokenizer, ScriptedEngine, SKILLS_PATH
 
 SKILLS = SkillRegistry.load(SKILLS_PATH)
 

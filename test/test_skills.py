@@ -1,12 +1,13 @@
 """The skill registry: what it reads, and what it says about a file that is wrong."""
 
+import pytest
+from scripted import SKILLS_PATH
+import yaml
+
 from quant_llm_ros.command.decision import Safety
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.validator import Validator
 from quant_llm_ros.errors import SkillsError
-import pytest
-from scripted import SKILLS_PATH
-import yaml
 
 
 def registry(text: str) -> SkillRegistry:
@@ -81,7 +82,7 @@ def test_units_are_part_of_the_name(unit, said, name):
             "skills.s.safety is 'maybe'; use safe or confirm",
         ),
         (
-            "{version: 1, name: r, skills: {stop: {description: d, arguments: {a: {type: text}}}}}",
+            "{version: 1, name: r, skills: {stop: {description: d, arguments: {a: {type: text}}}}}",  # noqa: E501
             "skills.stop must have no arguments",
         ),
         (with_argument("type: choise"), "unknown type 'choise'; did you mean 'choice'?"),
@@ -109,7 +110,7 @@ def test_units_are_part_of_the_name(unit, said, name):
 )
 def test_errors_name_the_place_and_the_remedy(text, says):
     """A malformed file is refused with a message that a person can act on."""
-    with pytest.raises(SkillsError, match="^skills.yaml: ") as caught:
+    with pytest.raises(SkillsError, match=r"^skills\.yaml: ") as caught:
         registry(text)
     assert says in str(caught.value)
 
@@ -118,9 +119,7 @@ def test_errors_name_the_place_and_the_remedy(text, says):
     ("text", "says"),
     [
         (
-            with_argument(
-                "type: quantity, unit: m, max: 1, required: false, default: 2 m"
-            ),
+            with_argument("type: quantity, unit: m, max: 1, required: false, default: 2 m"),
             "default '2 m' does not hold: s: a 2 m is more than the limit of 1 m",
         ),
         (

@@ -1,8 +1,9 @@
 """Latency statistics against figures worked out by hand."""
 
+import pytest
+
 from quant_llm_ros.command.decision import Decision, Stage, Status
 from quant_llm_ros.command.statistics import LatencyWindow
-import pytest
 
 
 def decision(total_ms, status=Status.UNKNOWN, **stages):

@@ -2,10 +2,11 @@
 
 import time
 
-from quant_llm_ros.command.skills import SkillRegistry
-from quant_llm_ros.command.stop_guard import StopGuard
 import pytest
 from scripted import SKILLS_PATH
+
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.stop_guard import StopGuard
 
 GUARD = StopGuard(SkillRegistry.load(SKILLS_PATH))
 

@@ -2,12 +2,13 @@
 
 import time
 
+import pytest
+from scripted import make_tokenizer, ScriptedEngine, SKILLS_PATH
+
 from quant_llm_ros.command.decision import Stage, Status
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import CommandError
-import pytest
-from scripted import make_tokenizer, ScriptedEngine, SKILLS_PATH
 
 SKILLS = SkillRegistry.load(SKILLS_PATH)
 
@@ -91,7 +92,9 @@ def test_stages_add_up(understander, engine):
     engine.delay_s = 0.01
     stages = []
     received_s = time.monotonic() - 0.5
-    decision = understander.understand("to the hall", received_s=received_s, on_stage=stages.append)
+    decision = understander.understand(
+        "to the hall", received_s=received_s, on_stage=stages.append
+    )
     assert stages == [Stage.GUARD, Stage.GRAMMAR, Stage.PREFILL, Stage.DECODE, Stage.VALIDATE]
     assert list(decision.latency_ms) == [Stage.QUEUE, *stages]
     assert decision.latency_ms[Stage.QUEUE] >= 500

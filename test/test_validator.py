@@ -1,12 +1,13 @@
 """From the model's calls to a status: units, limits, places, questions."""
 
+import pytest
+from scripted import SKILLS_PATH
+import yaml
+
 from quant_llm_ros.command.calls import parse
 from quant_llm_ros.command.decision import Decision, Safety, SkillCall, Status
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.validator import Validator
-import pytest
-from scripted import SKILLS_PATH
-import yaml
 
 SKILLS = SkillRegistry.load(SKILLS_PATH)
 DOCUMENT = yaml.safe_load(SKILLS_PATH.read_text())
@@ -119,7 +120,7 @@ def test_what_the_grammar_rules_out_is_still_refused(answer, says):
 )
 def test_contradictory_decisions_cannot_be_made(parts):
     """A decision checks itself."""
-    with pytest.raises(ValueError):  # noqa: PT011 (any contradiction will do)
+    with pytest.raises(ValueError):
         Decision(text="t", **parts)
 
 

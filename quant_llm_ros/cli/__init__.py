@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+import sys
 
 from quant_llm_ros import __version__
-from quant_llm_ros.cli import evaluate, inspect, quantize, understand
+from quant_llm_ros.cli import evaluate, finetune, inspect, quantize, understand
 from quant_llm_ros.errors import QuantLlmError
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser with all subcommands."""
@@ -18,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (quantize, inspect, understand, evaluate):
+    for module in (finetune, quantize, inspect, understand, evaluate):
         module.add_parser(subcommands)
     return parser
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from rich.progress import Progress
 
 from quant_llm_ros.cli.options import add_model_options
-from quant_llm_ros.command.evaluation import Verdict, evaluate, load_dataset
+from quant_llm_ros.command.evaluation import evaluate, load_dataset, Verdict
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import DatasetError
 
@@ -27,7 +27,9 @@ def add_parser(subcommands: Any) -> None:
     )
     add_model_options(parser)
     parser.add_argument("--dataset", required=True, metavar="F.jsonl", help="the sentences")
-    parser.add_argument("--predictions", metavar="OUT.jsonl", help="write every decision to a file")
+    parser.add_argument(
+        "--predictions", metavar="OUT.jsonl", help="write every decision to a file"
+    )
     parser.set_defaults(run=run)
 
 

@@ -29,9 +29,7 @@ def add_parser(subcommands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decide about every line of standard input."""
-    understander = Understander.open(
-        arguments.bundle, arguments.skills, threads=arguments.threads
-    )
+    understander = Understander.open(arguments.bundle, arguments.skills, threads=arguments.threads)
     try:
         if sys.stdin.isatty():
             print("One sentence a line; Ctrl-D ends.", file=sys.stderr)

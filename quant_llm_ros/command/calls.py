@@ -6,10 +6,10 @@ for a required value that was not said, and ``unknown`` for a text that is no co
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
 
 from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry
 
@@ -50,7 +50,9 @@ def parse(answer: str) -> tuple[RawCall, ...]:
         for item in call[2].split(", ") if call[2] else ():
             pair = _PAIR.fullmatch(item)
             if pair is None or pair[1] in arguments:
-                raise ValueError(f"{item!r} in {part!r} is not a new argument such as place=kitchen")
+                raise ValueError(
+                    f"{item!r} in {part!r} is not a new argument such as place=kitchen"
+                )
             arguments[pair[1]] = pair[2]
         calls.append(RawCall(call[1], arguments))
     return tuple(calls)

@@ -5,13 +5,13 @@ A decision is checked when it is made, so that an invalid one cannot be represen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import enum
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Union
+from typing import Any
 
-ArgumentValue = Union[str, float]
+ArgumentValue = str | float
 
 
 class Status(enum.IntEnum):

@@ -1,18 +1,19 @@
 """How good decisions are, on sentences with known meaning.
 
-A dataset has one JSON object a line: ``{"id", "text", "calls": [{"skill", "args": {name: gold}}]}``
-where a gold value is ``{"any_of": [strings]}`` or ``{"near": number}`` (within 1 %), ``calls: []``
-means that the text is no command, and ``"status"`` may name the status that is right.
+A dataset has one JSON object a line:
+``{"id", "text", "calls": [{"skill", "args": {name: gold}}]}``, where a gold value is
+``{"any_of": [strings]}`` or ``{"near": number}`` (within 1 %), ``calls: []`` means that the
+text is no command, and ``"status"`` may name the status that is right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,11 @@ _NEAR = 0.01
 
 # Words that may stand before a name without changing which thing it names.
 _LEADING = frozenset(
-    "the a an this that these those some any my your his her its our their "
-    "to towards toward in into inside on onto at from of off near by beside behind under over "
-    "above below with for next up down out around across along through between".split()
+    """
+    the a an this that these those some any my your his her its our their
+    to towards toward in into inside on onto at from of off near by beside behind under over
+    above below with for next up down out around across along through between
+    """.split()  # noqa: SIM905 (a list of quoted words says the same on forty lines)
 )
 
 
@@ -98,9 +101,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Decide about every row and give the figures as plain data.
 
-    Shares are between 0 and 1. ``accepted_wrongly`` is the share of texts that are no command but
-    were ACCEPTED or taken for a STOP; ``missed`` the share of commands that got no call. The shares
-    over rows of which there are none are null.
+    Shares are between 0 and 1, and null where there are no rows to share. ``accepted_wrongly`` is
+    the share of texts that are no command but were ACCEPTED or taken for a STOP; ``missed`` the
+    share of commands that got no call.
     """
     verdicts = []
     for row in rows:
@@ -124,7 +127,9 @@ def evaluate(
         "missed": _share(not v.decision.calls for v in commands),
         "statuses": {s.name: statuses.count(s) for s in Status if s in statuses},
         "latency_ms": {"p50": round(p50, 3), "p90": round(p90, 3), "p99": round(p99, 3)},
-        "forward_passes_mean": round(float(np.mean([v.decision.forward_passes for v in verdicts])), 3),
+        "forward_passes_mean": round(
+            float(np.mean([v.decision.forward_passes for v in verdicts])), 3
+        ),
     }
 
 
@@ -132,7 +137,7 @@ def judge(row: Row, decision: Decision, registry: SkillRegistry) -> Verdict:
     """Compare one decision with what was meant."""
     skills_exact = [c.skill for c in decision.calls] == [c.skill for c in row.calls]
     all_exact = skills_exact and all(
-        _same_arguments(gold, call) for gold, call in zip(row.calls, decision.calls)
+        _same_arguments(gold, call) for gold, call in zip(row.calls, decision.calls, strict=True)
     )
     status_exact = None if row.status is None else decision.status is row.status
     if row.status is not None and not row.calls:
@@ -156,13 +161,14 @@ def fits(call: SkillCall, registry: SkillRegistry) -> bool:
         if argument.type is ArgumentType.QUANTITY:
             if not isinstance(value, float) or not argument.min <= value <= argument.max:
                 return False
-        elif not isinstance(value, str) or not value.strip():
+            continue
+        if not isinstance(value, str) or not value.strip():
             return False
-        elif argument.type is ArgumentType.CHOICE and value not in argument.choices:
+        if argument.type is ArgumentType.CHOICE and value not in argument.choices:
             return False
-        elif argument.type is ArgumentType.PLACE and registry.places:
-            if value not in registry.places.values():
-                return False
+        known_places = set(registry.places.values())
+        if argument.type is ArgumentType.PLACE and known_places and value not in known_places:
+            return False
     return True
 
 
@@ -204,7 +210,9 @@ def _row(line: str, where: str) -> Row:
         raise DatasetError(f'{where}: must be an object with "text"')
     status = data.get("status")
     if status is not None and status not in Status.__members__:
-        raise DatasetError(f"{where}: unknown status {status!r}; known are {', '.join(Status.__members__)}")
+        raise DatasetError(
+            f"{where}: unknown status {status!r}; known are {', '.join(Status.__members__)}"
+        )
     calls = data.get("calls", [] if status is not None else None)
     if not isinstance(calls, list):
         raise DatasetError(f'{where}: "calls" must be a list (empty: the text is no command)')

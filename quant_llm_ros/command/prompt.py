@@ -20,14 +20,21 @@ class Prompt:
     leave its place.
     """
 
-    def __init__(self, registry: SkillRegistry, tokenizer: Tokenizer) -> None:
-        """Write and tokenize everything but the sentence."""
+    def __init__(self, registry: SkillRegistry, tokenizer: Tokenizer, *, examples: bool) -> None:
+        """Write and tokenize everything but the sentence.
+
+        Args:
+            registry: The skills that the model chooses among.
+            tokenizer: The model's tokenizer.
+            examples: Whether the prompt shows the first example of each skill. A model as it comes
+                needs them; one that was fine-tuned for the task was trained without.
+        """
         self._tokenizer = tokenizer
         system = _INSTRUCTION + "\n".join(
             f"{skill.signature}: {skill.description}" for skill in registry.skills.values()
         )
         prefix = self._turn("system", system)
-        for say, calls in _examples(registry):
+        for say, calls in _examples(registry) if examples else ():
             prefix += self._turn("user", say) + self._turn("assistant", calls)
         self.prefix: tuple[int, ...] = (*prefix, *self._open("user"))
         """Tokens before the sentence; the same for every command."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from quant_llm_ros.command.decision import Decision, Stage, Status
 from quant_llm_ros.command.understander import Understander

@@ -5,16 +5,16 @@ The file format is described at the head of ``config/skills/service_robot.yaml``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import difflib
 import enum
 import hashlib
 import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
+import re
 from types import MappingProxyType
-from typing import Any, Union
+from typing import Any
 
 import yaml
 
@@ -70,7 +70,7 @@ class Argument:
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     min: float = float("-inf")
     max: float = float("inf")
-    default: Union[str, tuple[str, Mapping[str, str]], None] = None
+    default: str | tuple[str, Mapping[str, str]] | None = None
 
     @property
     def decision_name(self) -> str:
@@ -155,7 +155,9 @@ class SkillRegistry:
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise SkillsError(f"{path}: {error.strerror}; name a skills file that exists") from error
+            raise SkillsError(
+                f"{path}: {error.strerror}; name a skills file that exists"
+            ) from error
         try:
             document = yaml.safe_load(data)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -271,7 +273,9 @@ def _places(value: Any) -> dict[str, str]:
             if not _CHOICE.fullmatch(name):
                 raise _Malformed(f"places.{place}: {name!r} has characters that no name can have")
             if places.setdefault(name.casefold(), place) != place:
-                raise _Malformed(f"places.{place}: {name!r} already names {places[name.casefold()]!r}")
+                raise _Malformed(
+                    f"places.{place}: {name!r} already names {places[name.casefold()]!r}"
+                )
     return places
 
 
@@ -294,7 +298,9 @@ def _skill(name: str, value: Any) -> Skill:
         place = f"{where}.examples[{index}]"
         pair = _mapping(item, place, ("say", "calls"))
         examples.append(
-            Example(_text(pair.get("say"), f"{place}.say"), _text(pair.get("calls"), f"{place}.calls"))
+            Example(
+                _text(pair.get("say"), f"{place}.say"), _text(pair.get("calls"), f"{place}.calls")
+            )
         )
     return Skill(
         name=name,
@@ -366,7 +372,7 @@ def _quantity(argument: Argument, fields: dict[str, Any], where: str) -> Argumen
     )
 
 
-def _default(value: Any, where: str) -> Union[str, tuple[str, Mapping[str, str]], None]:
+def _default(value: Any, where: str) -> str | tuple[str, Mapping[str, str]] | None:
     if value is None:
         return None
     if isinstance(value, dict):

@@ -55,7 +55,12 @@ def summarize(stage: str, values_ms: list[float]) -> StageSummary:
     values = np.asarray(values_ms, dtype=np.float64)
     p50, p90, p99 = np.percentile(values, (50, 90, 99))
     return StageSummary(
-        stage, len(values), float(values.mean()), float(p50), float(p90), float(p99),
+        stage,
+        len(values),
+        float(values.mean()),
+        float(p50),
+        float(p90),
+        float(p99),
         float(values.max()),
     )
 

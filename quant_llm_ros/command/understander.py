@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
+import os
+from pathlib import Path
+import time
 
 from quant_llm_ros.command import calls as notation
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.calls import Grammar
 from quant_llm_ros.command.decision import Decision, SkillCall, Stage, Status
 from quant_llm_ros.command.prompt import Prompt
-from quant_llm_ros.command.skills import STOP_SKILL, SkillRegistry
+from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
 from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.command.validator import Outcome, Validator
 from quant_llm_ros.engine.bundle import Bundle
-from quant_llm_ros.engine.decoding import PREFILL_CHUNK, Answer, compile_grammar, decode
+from quant_llm_ros.engine.decoding import Answer, compile_grammar, decode, PREFILL_CHUNK
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.protocol import Engine
-from quant_llm_ros.engine.selftest import SelfTestReport, self_test
+from quant_llm_ros.engine.selftest import self_test, SelfTestReport
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import BundleError, CommandError, EngineError, QuantLlmError
 
@@ -84,12 +85,20 @@ class Understander:
         skills: SkillRegistry,
         *,
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
+        examples_in_prompt: bool = True,
     ) -> None:
         """Check the registry and run its prompt through the model once.
 
+        Args:
+            engine: Engine that runs the model; the understander is its only user.
+            tokenizer: The model's tokenizer.
+            skills: The registry to decide among.
+            max_command_chars: Longest accepted command, in characters.
+            examples_in_prompt: Whether the model needs examples to be shown what to do.
+
         Raises:
             SkillsError: The registry's examples or defaults break its own rules.
-            EngineError: The prompt does not fit into the model's context.
+            CommandError: The prompt does not fit into the model's context.
         """
         self.engine = engine
         self.skills = skills
@@ -103,7 +112,7 @@ class Understander:
         self._grammar = Grammar(skills)
         # A registry whose grammar does not compile should fail here and not at the first command.
         compile_grammar(tokenizer, self._grammar.for_sentence(["word"]))
-        self._prompt = Prompt(skills, tokenizer)
+        self._prompt = Prompt(skills, tokenizer, examples=examples_in_prompt)
         self._fill_prefix()
 
     @classmethod
@@ -128,7 +137,7 @@ class Understander:
                 and what to do.
         """
         start_s = time.monotonic()
-        bundle = Bundle.load(bundle_path)
+        bundle = Bundle.load(Path(bundle_path))
         skills = SkillRegistry.load(skills_path or bundle.file("skills.yaml"))
         if bundle.skills_fixed and skills.sha256 != bundle.files["skills.yaml"].sha256:
             raise BundleError(

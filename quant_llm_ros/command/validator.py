@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Union
 
 from quant_llm_ros.command import calls as notation
 from quant_llm_ros.command.calls import MISSING, RawCall
 from quant_llm_ros.command.decision import ArgumentValue, SkillCall, Status
-from quant_llm_ros.command.skills import STOP_SKILL, Argument, ArgumentType, Skill, SkillRegistry
+from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry, STOP_SKILL
 from quant_llm_ros.errors import SkillsError
 
 _QUANTITY = re.compile(rf"({notation.NUMBER}) (.+)")
@@ -89,7 +88,9 @@ class Validator:
         problems: list[_Problem] = []
         known = {argument.name for argument in skill.arguments}
         if not known.issuperset(raw.arguments):
-            raise ValueError(f"{skill.name} has no argument {sorted(set(raw.arguments) - known)[0]!r}")
+            raise ValueError(
+                f"{skill.name} has no argument {sorted(set(raw.arguments) - known)[0]!r}"
+            )
         for argument in skill.arguments:
             text = raw.arguments.get(argument.name)
             if text is None:
@@ -106,9 +107,7 @@ class Validator:
                 values[argument.decision_name] = value
         return values, problems
 
-    def _value(
-        self, skill: Skill, argument: Argument, text: str
-    ) -> Union[ArgumentValue, _Problem]:
+    def _value(self, skill: Skill, argument: Argument, text: str) -> ArgumentValue | _Problem:
         if argument.type is ArgumentType.QUANTITY:
             match = _QUANTITY.fullmatch(text)
             factor = argument.factors.get(match[2]) if match else None
@@ -141,11 +140,10 @@ class Validator:
     def _check_default(self, skill: Skill, argument: Argument) -> None:
         if argument.default is None:
             return
-        by_choice = isinstance(argument.default, tuple)
-        values = argument.default[1].values() if by_choice else [argument.default]
-        for text in values:
+        default = argument.default
+        for text in default[1].values() if isinstance(default, tuple) else [default]:
             try:
-                problem = self._value(skill, argument, str(text))
+                problem = self._value(skill, argument, text)
             except ValueError as error:
                 problem = _Problem(Status.ERROR, str(error))
             if isinstance(problem, _Problem):

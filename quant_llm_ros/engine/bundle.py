@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import hashlib
-import types
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+import types
 from typing import Any, TypeVar
 
 import yaml
@@ -186,7 +186,7 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
             f"{FORMAT_VERSION}; rebuild the bundle with this version"
         )
     model_fields = _get(description, fields, "model", dict)
-    model = {}
+    model: dict[str, Any] = {}
     for field in dataclasses.fields(ModelInfo):
         if field.name == "bos_token_id" and model_fields.get("bos_token_id", "") is None:
             model[field.name] = None
@@ -212,7 +212,7 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
         format_version=version,
         created=_get(description, fields, "created", str),
         generator=_get(description, fields, "generator", str),
-        model=ModelInfo(**model),  # type: ignore[arg-type]
+        model=ModelInfo(**model),
         target=_get(description, fields, "target", str),
         recipe=types.MappingProxyType(_get(description, fields, "recipe", dict)),
         skills_fixed=_get(description, skills, "fixed", bool, "skills."),

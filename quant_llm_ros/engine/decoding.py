@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 
 import llguidance
 import llguidance.numpy
@@ -110,9 +110,7 @@ def compile_grammar(tokenizer: Tokenizer, grammar: str) -> llguidance.LLMatcher:
     return matcher
 
 
-def _consume(
-    matcher: llguidance.LLMatcher, tokens: Sequence[int], answer: list[int]
-) -> list[int]:
+def _consume(matcher: llguidance.LLMatcher, tokens: Sequence[int], answer: list[int]) -> list[int]:
     taken = list(tokens)
     if taken and not matcher.consume_tokens(taken):
         raise EngineError(f"the grammar refused its own tokens: {matcher.get_error()}")

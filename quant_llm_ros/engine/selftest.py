@@ -7,11 +7,14 @@ import zipfile
 
 import numpy as np
 
-from quant_llm_ros.engine.bundle import REFERENCE, Bundle
+from quant_llm_ros.engine.bundle import Bundle, REFERENCE
 from quant_llm_ros.engine.protocol import Engine
 from quant_llm_ros.errors import BundleError
 
-LIMIT = 0.1
+# ONNX Runtime's INT8 activations move the logits of the default bundle by up to 0.038, the same
+# engine in FP32 by 1e-5. One wrong token at the start of the prompt moves them by 0.07 to 0.15, a
+# missing last token by 1.
+LIMIT = 0.06
 
 
 @dataclasses.dataclass(frozen=True)

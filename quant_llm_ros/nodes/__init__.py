@@ -1,0 +1,1 @@
+"""Thin ROS 2 nodes around ``command``: the only room that imports rclpy."""

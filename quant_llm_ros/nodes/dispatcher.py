@@ -1,0 +1,213 @@
+"""Commands in, decisions out: what the node does while it is active."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+import itertools
+import threading
+import time
+import traceback
+
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode
+from rclpy.timer import Timer
+
+from quant_llm_msgs.msg import Decision as DecisionMsg
+from quant_llm_msgs.msg import LatencyStats
+from quant_llm_ros.command.decision import Decision, Stage, Status
+from quant_llm_ros.command.service import Command, CommandService
+from quant_llm_ros.command.statistics import LatencyWindow
+from quant_llm_ros.command.understander import Understander
+from quant_llm_ros.errors import QuantLlmError
+from quant_llm_ros.nodes import messages, qos
+from quant_llm_ros.nodes.parameters import Settings
+
+_LATENCY_TICK_S = 0.1
+_CLOSE_LIMIT_S = 2.0
+_ACKNOWLEDGE_LIMIT_S = 0.5
+_LOGGED_CHARS = 80
+
+
+class Ticket:
+    """One command on its way to a decision."""
+
+    def __init__(self, number: int, on_message: Callable[[DecisionMsg], None] | None) -> None:
+        """Give the command its number."""
+        self.id = number
+        self.on_message = on_message
+        self.on_cancel: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Ask for the decision CANCELLED; too late once another one is made."""
+        if self.on_cancel is not None:
+            self.on_cancel()
+
+
+class Dispatcher:
+    """Takes commands while it is open, and publishes their decisions and the latency statistics.
+
+    Exists while the node is configured, so commands are numbered from 1 since then.
+    """
+
+    def __init__(self, node: LifecycleNode) -> None:
+        """Create the publishers, which the node's activation enables.
+
+        Args:
+            node: The node whose topics ``decision`` and ``latency`` are served.
+        """
+        self._node = node
+        self._decisions = node.create_lifecycle_publisher(DecisionMsg, "decision", qos.DECISION)
+        self._latency = node.create_lifecycle_publisher(LatencyStats, "latency", qos.LATENCY)
+        self._service: CommandService | None = None
+        self._gate = threading.Lock()  # nothing is submitted while the service is swapped
+        self._numbers = itertools.count(1)
+        self._window = LatencyWindow()
+        self._window_size = 0
+        self._period_s = 0.0
+        self._due = False
+        self._published_s = 0.0
+        self._timer: Timer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands are taken."""
+        return self._service is not None
+
+    def open(self, understander: Understander, settings: Settings) -> None:
+        """Begin to take commands."""
+        self._window_size = 0  # the statistics begin with each activation
+        self.apply(settings)
+        with self._gate:
+            self._service = CommandService(
+                understander,
+                _ignore,
+                capacity=settings.queue_capacity,
+                default_deadline_s=settings.deadline_s,
+            )
+        # By the steady clock: with use_sim_time and a paused simulation it has to go on.
+        self._timer = self._node.create_timer(
+            _LATENCY_TICK_S, self._publish_latency, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def apply(self, settings: Settings) -> None:
+        """Take over parameters that can change at any time."""
+        self._period_s = settings.latency_period_s
+        if settings.latency_window != self._window_size:
+            self._window_size = settings.latency_window
+            self._window = LatencyWindow(self._window_size)
+        with self._gate:
+            if self._service is not None:
+                self._service.default_deadline_s = settings.deadline_s
+                self._service.capacity = settings.queue_capacity
+
+    def close(self) -> None:
+        """Take no more commands; those in flight get the decision CANCELLED before this returns.
+
+        Raises:
+            QuantLlmError: The model did not stop.
+        """
+        with self._gate:
+            service, self._service = self._service, None
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        if service is not None and not service.close(_CLOSE_LIMIT_S):
+            raise QuantLlmError(f"the model did not stop within {_CLOSE_LIMIT_S:g} s")
+
+    def destroy(self) -> None:
+        """Take the topics away."""
+        # What was cancelled just now has to arrive before its publisher is gone.
+        self._decisions.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGE_LIMIT_S))
+        self._node.destroy_lifecycle_publisher(self._decisions)
+        self._node.destroy_lifecycle_publisher(self._latency)
+
+    def submit(
+        self,
+        text: str,
+        *,
+        deadline_s: float | None = None,
+        on_stage: Callable[[Stage], None] | None = None,
+        on_message: Callable[[DecisionMsg], None] | None = None,
+    ) -> Ticket:
+        """Take a command without waiting; exactly one decision follows for each.
+
+        Args:
+            text: The command as it was received.
+            deadline_s: Seconds that it may take; None means the parameter ``deadline_s``.
+            on_stage: Told each stage as it begins, from any thread.
+            on_message: Told the decision after it was published, from any thread.
+        """
+        refusal: Decision | None = None
+        with self._gate:
+            ticket = Ticket(next(self._numbers), on_message)
+            service = self._service
+            if service is None:
+                refusal = Decision(text, Status.CANCELLED, message="the node is not active")
+            elif messages.is_damaged(text):
+                refusal = Decision(
+                    text,
+                    Status.ERROR,
+                    message="the command is not valid UTF-8: its bytes were damaged or are in "
+                    "another encoding",
+                )
+            else:
+                command = service.submit(
+                    text,
+                    deadline_s=deadline_s,
+                    on_stage=on_stage,
+                    on_decision=functools.partial(self._on_decision, ticket),
+                )
+                ticket.on_cancel = functools.partial(service.cancel, command)
+        if refusal is not None:
+            self._on_decision(ticket, refusal)
+        return ticket
+
+    def _on_decision(self, ticket: Ticket, decision: Decision) -> None:
+        """Publish a decision; from the worker's thread, or the submitter's for a stop."""
+        try:
+            message = messages.decision_to_msg(
+                decision, command_id=ticket.id, stamp=self._node.get_clock().now().to_msg()
+            )
+            self._decisions.publish(message)
+            if ticket.on_message is not None:
+                ticket.on_message(message)
+            self._window.add(decision)
+            self._due = True
+            self._node.get_logger().info(_summary(ticket.id, decision))
+        except Exception:
+            # Raised into the command service it would be logged nowhere that a ROS user looks.
+            self._node.get_logger().error(
+                f"decision of command {ticket.id} not delivered:\n{traceback.format_exc()}"
+            )
+
+    def _publish_latency(self) -> None:
+        # Soon after a decision, yet not once for each of a burst.
+        now_s = time.monotonic()
+        if not self._due and now_s - self._published_s < self._period_s:
+            return
+        self._due = False
+        self._published_s = now_s
+        stamp = self._node.get_clock().now().to_msg()
+        self._latency.publish(messages.latency_to_msg(self._window.summary(), stamp=stamp))
+
+
+def _ignore(command: Command, decision: Decision) -> None:
+    # Each command brings its own callback, which knows the node's number for it.
+    del command, decision
+
+
+def _summary(number: int, decision: Decision) -> str:
+    """Describe a decision in one line of the log, whatever the text contains."""
+    text = decision.text
+    if len(text) > _LOGGED_CHARS:
+        text = f"{text[:_LOGGED_CHARS]}... ({len(text)} characters)"
+    calls = "; ".join(
+        f"{c.skill}({', '.join(f'{name}={value}' for name, value in c.arguments.items())})"
+        for c in decision.calls
+    )
+    return (
+        f"command {number} {text!a}: {decision.status.name} {calls or decision.message} "
+        f"({decision.total_ms:.0f} ms, confidence {decision.confidence:.2f})"
+    )

@@ -1,0 +1,45 @@
+"""Quality-of-service profiles of the topics, by name instead of by repeated literals."""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+COMMAND = QoSProfile(
+    # A lost command is a robot that ignores people. Late joiners must not get old commands:
+    # nobody wants yesterday's "drive forward".
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    # Commands are taken off at once into the node's own bounded queue, so few can pile up here.
+    depth=10,
+)
+"""Text commands to the robot."""
+
+DECISION = QoSProfile(
+    # Every decision counts, a STOP above all; an old one must not be carried out by a late joiner.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    # A stop can answer a whole queue with CANCELLED at once: room for that and some more.
+    depth=50,
+)
+"""Decisions about commands."""
+
+BUNDLE = QoSProfile(
+    # What is being served: published once, so whoever asks later gets it from the middleware.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+"""The bundle that a node serves."""
+
+LATENCY = QoSProfile(
+    # Statistics over a window: only the newest matters, and a lost one is replaced by the next.
+    # Reliable all the same, since "best effort" would not match a subscriber with the defaults.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+"""Latency statistics."""

@@ -1,0 +1,284 @@
+"""The lifecycle node that turns commands into decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import contextlib
+import ctypes
+import gc
+import os
+import time
+import traceback
+from typing import Any
+
+from rclpy.action.server import RCLError
+from rclpy.callback_groups import (
+    CallbackGroup,
+    MutuallyExclusiveCallbackGroup,
+    ReentrantCallbackGroup,
+)
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
+from std_msgs.msg import String
+
+from quant_llm_msgs.msg import BundleInfo
+from quant_llm_ros.command.understander import Understander
+from quant_llm_ros.errors import QuantLlmError
+from quant_llm_ros.nodes import messages, qos
+from quant_llm_ros.nodes.dispatcher import Dispatcher
+from quant_llm_ros.nodes.goals import UnderstandServer
+from quant_llm_ros.nodes.parameters import NodeParameters, Settings
+
+NODE_NAME = "understanding"
+
+_GOALS_LIMIT_S = 1.0
+
+_SUCCESS = TransitionCallbackReturn.SUCCESS
+_FAILURE = TransitionCallbackReturn.FAILURE
+_ERROR = TransitionCallbackReturn.ERROR
+
+
+class _EndingError(Exception):
+    """The process is about to end, so that a transition is not worth completing."""
+
+
+class UnderstandingNode(LifecycleNode):
+    """Understands text commands; the model runs in a thread of its own, never in the executor's.
+
+    States: *unconfigured* holds no model; *configure* verifies, loads and self-tests the bundle
+    and publishes ``bundle``; *active* takes commands from the topic ``command`` and the action
+    ``understand`` and publishes a ``decision`` for each, and ``latency``; *deactivate* answers
+    whatever is in flight with CANCELLED; *cleanup* frees the model. A configuration that fails
+    leaves the node unconfigured with the reason in its log.
+
+    Needs an executor with several threads: transitions that take long occupy one.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Declare the parameters; nothing is loaded yet.
+
+        Args:
+            **options: For ``rclpy.lifecycle.LifecycleNode``.
+        """
+        self._services_group = ReentrantCallbackGroup()
+        super().__init__(NODE_NAME, **options)
+        # Commands keep their order, so one at a time; taking one never waits for the model.
+        self._command_group = MutuallyExclusiveCallbackGroup()
+        self._loaded = False
+        self._ending = False
+        self._finalized = False
+        self._opening = False
+        self._understander: Understander | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._goals: UnderstandServer | None = None
+        self._bundle_publisher: Publisher | None = None
+        self._subscription: Subscription | None = None
+        self._settings_source = NodeParameters(
+            self, is_loaded=lambda: self._loaded, on_change=self._apply
+        )
+
+    @property
+    def default_callback_group(self) -> CallbackGroup:
+        """Group of the lifecycle and parameter services.
+
+        rclpy's own default lets one callback run at a time, so that a service call that loads a
+        model for seconds would hold up every other lifecycle and parameter call.
+        """
+        return self._services_group
+
+    @property
+    def wants_autostart(self) -> bool:
+        """Whether the node shall configure and activate itself."""
+        return self._settings_source.settings.autostart
+
+    def autostart(self) -> None:
+        """Configure and activate; a failure leaves the node up, with what to do in its log."""
+        if self.trigger_configure() == _SUCCESS and self.trigger_activate() == _SUCCESS:
+            return
+        if not self._ending:
+            name = self.get_fully_qualified_name()
+            self.get_logger().error(
+                "autostart failed, the node stays up: correct what is wrong, for a parameter "
+                f"with `ros2 param set {name} <parameter> <value>`, then `ros2 lifecycle set "
+                f"{name} configure` and `ros2 lifecycle set {name} activate`"
+            )
+
+    def end(self, timeout_s: float) -> bool:
+        """Answer what is in flight, free the model and finish the lifecycle.
+
+        Args:
+            timeout_s: How long to wait for a transition that is under way.
+
+        Returns:
+            Whether that is done; false at once while a model is being loaded, which cannot be
+            interrupted and has nothing to answer.
+        """
+        self._ending = True
+        end_s = time.monotonic() + timeout_s
+        while not self._finalized and not self._opening and time.monotonic() < end_s:
+            try:
+                self.trigger_shutdown()
+            except RCLError:
+                time.sleep(0.02)  # a transition is under way in another thread
+        return self._finalized
+
+    # Lifecycle. rclpy swallows the exceptions of these callbacks, so each runs inside _guarded.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Verify, load and self-test the bundle; publish what is served."""
+        self._loaded = True  # from here on the loading parameters must hold still
+        result = self._guarded("configure", self._configure, _FAILURE)
+        if result != _SUCCESS:
+            self._free()
+            return result
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Open the inputs."""
+        # The publishers first: a command may come as soon as there is a subscription.
+        result = super().on_activate(state)
+        if result == _SUCCESS:
+            result = self._guarded("activate", self._open_inputs, _FAILURE)
+            if result != _SUCCESS:
+                self._close_inputs()
+                super().on_deactivate(state)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the inputs; whatever is in flight gets the decision CANCELLED."""
+        result = self._guarded("deactivate", self._close_inputs, _ERROR)
+        # The publishers last: the CANCELLED decisions have to get out.
+        return super().on_deactivate(state) if result == _SUCCESS else result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model."""
+        result = self._guarded("clean up", self._free, _ERROR)
+        return super().on_cleanup(state) if result == _SUCCESS else result
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the inputs and free the model."""
+        result = self._guarded("shut down", self._close_inputs, _SUCCESS)
+        self._guarded("shut down", self._free, _SUCCESS)
+        self._finalized = True
+        return result
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drop everything and go back to unconfigured, from where a new start is possible."""
+        self.get_logger().error("recovering from the error: back to unconfigured")
+        self._guarded("recover", self._close_inputs, _SUCCESS)
+        return self._guarded("recover", self._free, _FAILURE)
+
+    def _guarded(
+        self,
+        action: str,
+        run: Callable[[], None],
+        on_exception: TransitionCallbackReturn,
+    ) -> TransitionCallbackReturn:
+        try:
+            run()
+        except _EndingError:
+            return on_exception
+        except (QuantLlmError, OSError) as error:
+            self.get_logger().error(f"cannot {action}: {error}")
+            return on_exception
+        except Exception as error:
+            self.get_logger().error(
+                f"cannot {action}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            )
+            return on_exception
+        return _SUCCESS
+
+    def _configure(self) -> None:
+        self._settings_source.require_valid()
+        settings = self._settings_source.settings
+        if not settings.bundle:
+            raise QuantLlmError(
+                "the parameter 'bundle' is empty; set it to the folder of a bundle (make one "
+                "with `make bundle` or `quant_llm quantize`)"
+            )
+        path = os.path.expanduser(settings.bundle)
+        skills = os.path.expanduser(settings.skills) or None
+        self.get_logger().info(f"loading the bundle {path} ...")
+        self._opening = True
+        try:
+            if self._ending:
+                raise _EndingError
+            self._understander = understander = Understander.open(
+                path,
+                skills,
+                threads=settings.threads,
+                max_command_chars=settings.max_command_chars,
+            )
+            if self._ending:
+                raise _EndingError
+        finally:
+            self._opening = False
+        stamp = self.get_clock().now().to_msg()
+        info = messages.bundle_to_msg(understander, stamp=stamp)
+        self._dispatcher = dispatcher = Dispatcher(self)
+        self._goals = UnderstandServer(
+            self, "understand", dispatcher.submit, lambda: dispatcher.is_open
+        )
+        # Not a lifecycle publisher: what is loaded is of interest before activation.
+        self._bundle_publisher = self.create_publisher(BundleInfo, "bundle", qos.BUNDLE)
+        self._bundle_publisher.publish(info)
+        self.get_logger().info(
+            f"bundle '{info.name}' loaded in {info.load_ms / 1e3:.1f} s: {info.model}, "
+            f"{info.size_bytes / 1e6:.0f} MB, {len(info.skills)} skills, {info.runtime} on "
+            f"{info.provider} with {settings.threads} threads; self-test: relative error "
+            f"{info.selftest_relative_error:.2g}"
+        )
+
+    def _open_inputs(self) -> None:
+        understander, dispatcher = self._understander, self._dispatcher
+        assert understander is not None
+        assert dispatcher is not None
+        dispatcher.open(understander, self._settings_source.settings)
+        self._subscription = self.create_subscription(
+            String,
+            "command",
+            lambda message: dispatcher.submit(message.data),
+            qos.COMMAND,
+            callback_group=self._command_group,
+        )
+        self.get_logger().info("ready for commands")
+
+    def _close_inputs(self) -> None:
+        if self._subscription is not None:
+            self.destroy_subscription(self._subscription)
+            self._subscription = None
+        if self._dispatcher is not None:
+            self._dispatcher.close()
+        if self._goals is not None and not self._goals.wait_finished(_GOALS_LIMIT_S):
+            self.get_logger().warning(f"{self._goals.pending} goals remain without a result")
+
+    def _free(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.destroy()
+            self._dispatcher = None
+        if self._goals is not None:
+            self._goals.destroy()
+            self._goals = None
+        if self._bundle_publisher is not None:
+            self.destroy_publisher(self._bundle_publisher)
+            self._bundle_publisher = None
+        understander, self._understander = self._understander, None
+        if understander is not None:
+            understander.close()
+            del understander
+            _return_memory()
+        self._loaded = False
+
+    def _apply(self, settings: Settings) -> None:
+        """Take over parameters that changed at run time."""
+        if self._dispatcher is not None:
+            self._dispatcher.apply(settings)
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system, which other programs of the robot can use."""
+    gc.collect()
+    # glibc keeps what a program frees: 200 MB after a model of 90 MB.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,1 @@
+"""Checkpoint to bundle: decoder, quantization, export. The only place with torch."""

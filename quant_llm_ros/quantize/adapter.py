@@ -1,0 +1,98 @@
+"""Low-rank adapters: reading one and merging it into a weight.
+
+Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Language Models», section 4.1. The files are
+those that Hugging Face ``peft`` writes: ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from quant_llm_ros.errors import CheckpointError
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A low-rank update of some weights.
+
+    Attributes:
+        pairs: For each adapted weight, by its Hugging Face name, the matrices A ``[rank, in]`` and
+            B ``[out, rank]``, float32.
+        scale: Factor of the update.
+        sha256: Hash of the file with the matrices.
+    """
+
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    scale: float
+    sha256: str
+
+    @classmethod
+    def load(cls, folder: Path) -> Adapter:
+        """Read an adapter.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or the adapter is of a kind that is not
+                supported.
+        """
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            data = (folder / TENSORS).read_bytes()
+            tensors = safetensors.torch.load(data)
+        except OSError as error:
+            raise CheckpointError(
+                f"{error.filename}: {error.strerror}; an adapter is a folder with {CONFIG} and "
+                f"{TENSORS}"
+            ) from error
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{folder}: damaged adapter: {error}") from error
+        if config.get("peft_type") != "LORA" or config.get("use_rslora") or config.get("use_dora"):
+            raise CheckpointError(f"{folder / CONFIG}: only plain LoRA adapters can be merged")
+        pairs = {}
+        for key, down in tensors.items():
+            name, part, _ = key.removeprefix(_PREFIX).partition(".lora_A.weight")
+            if not part:
+                continue
+            up = tensors.get(f"{_PREFIX}{name}.lora_B.weight")
+            if up is None or up.shape[1] != down.shape[0]:
+                raise CheckpointError(f"{folder / TENSORS}: {key} has no matching lora_B")
+            pairs[f"{name}.weight"] = (down.float(), up.float())
+        if 2 * len(pairs) != len(tensors):
+            raise CheckpointError(
+                f"{folder / TENSORS}: has tensors that are not of a LoRA adapter"
+            )
+        return cls(pairs, config["lora_alpha"] / config["r"], hashlib.sha256(data).hexdigest())
+
+    def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Add the update of a weight, if it has one.
+
+        Args:
+            name: Hugging Face name of the weight.
+            weight: ``[out, in]``, float32.
+
+        Returns:
+            The sum in a new tensor, or ``weight`` itself.
+
+        Raises:
+            CheckpointError: The update has another shape.
+        """
+        if name not in self.pairs:
+            return weight
+        down, up = self.pairs[name]
+        if (up.shape[0], down.shape[1]) != tuple(weight.shape):
+            raise CheckpointError(
+                f"the adapter changes {name} of shape {(up.shape[0], down.shape[1])}, but the "
+                f"checkpoint's is {tuple(weight.shape)}: it was trained for another model"
+            )
+        return weight + self.scale * (up @ down)

@@ -1,0 +1,298 @@
+"""From a recipe to a bundle: load, check, quantize, export, measure, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import datetime
+import importlib.metadata
+import math
+from pathlib import Path
+import resource
+import shutil
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from quant_llm_ros.engine import bundle as layout
+from quant_llm_ros.engine.bundle import Bundle, file_sha256
+from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.selftest import self_test
+from quant_llm_ros.errors import BundleError, CheckpointError, EngineError, RecipeError
+from quant_llm_ros.quantize import reference
+from quant_llm_ros.quantize.checkpoint import Checkpoint
+from quant_llm_ros.quantize.decoder import Decoder
+from quant_llm_ros.quantize.graph import export
+from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.quantize.staging import staged_folder
+from quant_llm_ros.quantize.tensors import QuantizedTensor
+
+Progress = Callable[[str, float], None]
+"""Told the name of the present stage and the fraction of the whole build that is done."""
+
+EXACT_LIMIT = 1e-4  # FP32 against FP32 of the same weights: what is left is rounding
+_TIMED_TOKENS = 32
+
+
+def build_bundle(recipe: Recipe, output: Path, *, skills: Path, progress: Progress) -> Bundle:
+    """Make a bundle.
+
+    The same recipe gives the same model, weights and tokenizer, byte for byte.
+
+    Args:
+        recipe: What to make.
+        output: Folder of the bundle; an older bundle there is replaced at the end.
+        skills: Skill registry that goes into the bundle.
+        progress: Told about stages.
+
+    Returns:
+        The bundle, its files checked.
+
+    Raises:
+        RecipeError: The recipe does not fit the checkpoint.
+        CheckpointError: The checkpoint is damaged, or our decoder does not reproduce it.
+        BundleError: The folder cannot be written.
+        EngineError: The exported model does not compute what it should.
+    """
+    started = time.perf_counter()
+    if not skills.is_file():
+        raise BundleError(f"the skill registry {skills} does not exist")
+    with staged_folder(output) as folder:
+        progress("reading the checkpoint", 0.0)
+        checkpoint = recipe.checkpoint.open()
+        _check_recipe(recipe, checkpoint)
+        (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
+        shutil.copyfile(skills, folder / layout.SKILLS)
+
+        progress("loading the weights", 0.15)
+        decoder = checkpoint.decoder()
+        prompts = [ids[: recipe.context_length] for ids in reference.prompts(checkpoint)]
+        expected = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
+        progress("checking the decoder", 0.25)
+        figures: dict[str, Any] = {
+            "decoder_relative_error": _check_decoder(checkpoint, prompts, expected)
+        }
+
+        weights = _QuantizingSource(decoder, recipe)
+        export(
+            checkpoint.config,
+            weights,
+            folder / layout.MODEL,
+            context_length=recipe.context_length,
+            progress=lambda part: progress("quantizing and exporting", 0.5 + 0.25 * part),
+        )
+        progress("computing the reference", 0.75)
+        logits = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
+        _write_reference(folder / layout.REFERENCE, prompts, [rows[-1] for rows in logits])
+        change = reference.divergence(logits, expected)
+
+        progress("measuring the engine", 0.85)
+        parameters = weights.parameters
+        description = _description(recipe, checkpoint, parameters, folder)
+        _write_description(folder, description)
+        figures |= _engine_figures(Bundle.load(folder, verify=False), prompts, logits)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        figures |= {
+            "kl_divergence_nats": change.kl_nats,
+            "top1_agreement": change.top1_agreement,
+            "bits_per_weight": weights.bits / parameters,
+            "size_mb": size / 1e6,
+            "build_s": time.perf_counter() - started,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        }
+        description["figures"] = {name: _rounded(value) for name, value in figures.items()}
+        _write_description(folder, description)
+    progress("checking the files", 0.98)
+    finished = Bundle.load(output)
+    progress("done", 1.0)
+    return finished
+
+
+class _QuantizingSource:
+    """Quantizes each weight when the exporter asks for it.
+
+    The decoder gets the dequantized values in exchange, so that after the export it computes in
+    FP32 exactly what the exported weights mean.
+
+    Attributes:
+        parameters: Number of weights handed out.
+        bits: Bits that they take in the file.
+    """
+
+    def __init__(self, decoder: Decoder, recipe: Recipe) -> None:
+        self._decoder = decoder
+        self._recipe = recipe
+        self.parameters = 0
+        self.bits = 0
+
+    def __call__(self, name: str) -> QuantizedTensor | torch.Tensor:
+        """Quantize a weight by the recipe; vectors (norms, biases) stay in FP32."""
+        weight = self._decoder.get_parameter(name).data
+        self.parameters += weight.numel()
+        quantizer = self._recipe.quantizer(name) if weight.ndim == 2 else None
+        if quantizer is None:
+            self.bits += weight.numel() * 32
+            return weight
+        try:
+            quantized = quantizer(weight)
+        except ValueError as error:
+            raise RecipeError(f"{self._recipe.file}: {name}: {error}") from error
+        self._decoder.set_weight(name, quantized.dequantize())
+        self.bits += quantized.size_bits
+        return quantized
+
+
+def _check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Check what can only be known with the checkpoint at hand, before any work."""
+    if recipe.context_length > checkpoint.config.context_length:
+        raise RecipeError(
+            f"{recipe.file}: context_length is {recipe.context_length}, but "
+            f"{checkpoint.source} was trained for {checkpoint.config.context_length}"
+        )
+    recipe.check_patterns(Decoder(checkpoint.config).matrix_names())
+
+
+def _check_decoder(
+    checkpoint: Checkpoint, prompts: Sequence[Sequence[int]], logits: Sequence[torch.Tensor]
+) -> float:
+    """Compare our decoder with transformers; the figure proves that we read the checkpoint."""
+    expected = reference.transformers_logits(checkpoint.location, prompts)
+    error = max(map(reference.relative_error, logits, expected))
+    if not error <= EXACT_LIMIT:
+        raise CheckpointError(
+            f"{checkpoint.location}: our decoder's logits differ from transformers' by "
+            f"{error:.1e} (limit {EXACT_LIMIT:.0e}); this checkpoint has something that is not "
+            f"supported"
+        )
+    return error
+
+
+def _engine_figures(
+    bundle: Bundle, prompts: Sequence[Sequence[int]], logits: Sequence[torch.Tensor]
+) -> dict[str, float]:
+    """Check the exported graph and time it."""
+    exact = OnnxRuntimeEngine.load(bundle, exact=True)
+    errors = []
+    for prompt, expected in zip(prompts, logits, strict=True):
+        exact.rollback(0)
+        computed = torch.from_numpy(exact.append(prompt, last=len(prompt)))
+        errors.append(reference.relative_error(computed, expected))
+    exact.close()
+    if not max(errors) <= EXACT_LIMIT:
+        raise EngineError(
+            f"the exported model differs from the torch decoder by {max(errors):.1e} "
+            f"(limit {EXACT_LIMIT:.0e}) in FP32; this ONNX Runtime computes something else"
+        )
+    engine = OnnxRuntimeEngine.load(bundle)
+    report = self_test(engine, bundle)
+    if not report.passed:
+        raise EngineError(
+            f"the engine differs from the reference by {report.relative_error:.3f} "
+            f"(limit {report.limit}) on prompt {report.worst_prompt}"
+        )
+    prefill_ms, decode_ms = _timings(engine, prompts)
+    engine.close()
+    return {
+        "export_relative_error": max(errors),
+        "engine_relative_error": report.relative_error,
+        "load_ms": engine.info.load_ms,
+        "prefill_ms_per_token": prefill_ms,
+        "decode_ms_per_token": decode_ms,
+    }
+
+
+def _timings(engine: OnnxRuntimeEngine, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Median milliseconds per token of prefilling a prompt and of decoding after it."""
+    prefill, decode = [], []
+    for prompt in prompts:
+        engine.rollback(0)
+        begin = time.perf_counter()
+        engine.append(prompt)
+        prefill.append((time.perf_counter() - begin) / len(prompt))
+    for _ in range(min(_TIMED_TOKENS, engine.context_length - engine.length)):
+        begin = time.perf_counter()
+        engine.append([prompts[0][0]])
+        decode.append(time.perf_counter() - begin)
+    # A short context can be full after the prompt: then nothing was decoded.
+    return statistics.median(prefill) * 1e3, statistics.median(decode or prefill) * 1e3
+
+
+def _write_reference(
+    path: Path, prompts: Sequence[Sequence[int]], logits: Sequence[torch.Tensor]
+) -> None:
+    """Write the self-test's prompts and the logits of their last positions."""
+    np.savez(
+        path,
+        tokens=np.concatenate([np.asarray(prompt, dtype=np.int32) for prompt in prompts]),
+        offsets=np.cumsum([0, *map(len, prompts)], dtype=np.int64),
+        logits=torch.stack(list(logits)).numpy(),
+    )
+
+
+def _description(
+    recipe: Recipe, checkpoint: Checkpoint, parameters: int, folder: Path
+) -> dict[str, Any]:
+    """Describe the bundle, all but its figures."""
+    config = dataclasses.asdict(checkpoint.config)
+    copied = (
+        "architecture",
+        "layers",
+        "hidden_size",
+        "attention_heads",
+        "key_value_heads",
+        "head_dim",
+        "vocab_size",
+    )
+    return {
+        "format_version": layout.FORMAT_VERSION,
+        "name": recipe.name,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "generator": _generator(),
+        "model": {
+            "source": checkpoint.source,
+            "source_sha256": checkpoint.sha256,
+            "license": checkpoint.license,
+            **{name: config[name] for name in copied},
+            "parameters": parameters,
+            "context_length": recipe.context_length,
+            "bos_token_id": checkpoint.bos_token_id,
+            "eos_token_id": checkpoint.eos_token_id,
+            "chat_template": checkpoint.chat_template,
+        },
+        "target": recipe.target,
+        "recipe": dict(recipe.settings),
+        "skills": {"fixed": False},
+        "files": {
+            name: {
+                "sha256": file_sha256(folder / name),
+                "bytes": (folder / name).stat().st_size,
+            }
+            for name in layout.REQUIRED_FILES
+        },
+        "figures": {},
+    }
+
+
+def _write_description(folder: Path, description: dict[str, Any]) -> None:
+    text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
+    # PyYAML writes quotes around the colons of a time, which keeps it a string when read back.
+    (folder / layout.DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def _generator() -> str:
+    """Name and version of this program."""
+    try:
+        return f"quant_llm_ros {importlib.metadata.version('quant_llm_ros')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "quant_llm_ros (not installed)"
+
+
+def _rounded(value: float) -> float:
+    """Round to four significant digits: more is noise, and people read these."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    return float(f"{value:.4g}")

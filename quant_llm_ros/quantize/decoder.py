@@ -1,0 +1,272 @@
+"""The language model as a small torch module: Llama, Qwen2 and Qwen3 decoders.
+
+Shapes in the comments: ``n`` new tokens, ``p`` tokens in the cache, ``k`` wanted positions,
+``hidden`` features, ``heads`` query heads, ``kv`` key-value heads, ``dim`` features of a head.
+Parameters have their Hugging Face names, so that a checkpoint loads as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import math
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional
+
+Cache = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, both ``[kv, p, dim]``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of a decoder.
+
+    Attributes:
+        architecture: ``llama``, ``qwen2`` or ``qwen3``.
+        layers: Number of transformer blocks.
+        hidden_size: Features of a token between the layers.
+        intermediate_size: Features inside the feed-forward network.
+        attention_heads: Query heads.
+        key_value_heads: Key and value heads; divides ``attention_heads``.
+        head_dim: Features of a head.
+        vocab_size: Number of tokens.
+        context_length: Most tokens the model was trained for.
+        rope_theta: Base of the rotary embedding's wavelengths.
+        norm_epsilon: Epsilon of the RMS norms.
+        tied_embedding: The output head is the token embedding.
+        attention_bias: Query, key and value projections have a bias (Qwen2).
+        head_norm: Queries and keys pass an RMS norm per head (Qwen3).
+    """
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    attention_heads: int
+    key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    rope_theta: float
+    norm_epsilon: float
+    tied_embedding: bool
+    attention_bias: bool = False
+    head_norm: bool = False
+
+
+def rotary_table(config: DecoderConfig, positions: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary embedding (Su et al., RoFormer, section 3.2.2).
+
+    Args:
+        config: Gives the base and the head's width.
+        positions: Number of rows.
+
+    Returns:
+        Cosines and sines, float32 ``[positions, dim / 2]``.
+    """
+    # In float64 first: at position 2,000 a float32 angle is off by 1e-4 rad.
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    frequencies = torch.tensor(config.rope_theta, dtype=torch.float64) ** -exponents
+    angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn each head's pairs (i, i + dim / 2) by their position's angle.
+
+    Args:
+        x: ``[heads, n, dim]``.
+        cosines: ``[n, dim / 2]``.
+        sines: ``[n, dim / 2]``.
+    """
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (Zhang and Sennrich 2019, equation 4)."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        """Make a norm over the last dimension, of the given size."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``[..., size]`` to a root mean square of one, then by the weight."""
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+
+
+class Attention(nn.Module):
+    """Grouped-query causal attention (Ainslie et al. 2023) with a key-value cache."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        """Make the four projections and, for Qwen3, the head norms."""
+        super().__init__()
+        self.head_dim = config.head_dim
+        queries = config.attention_heads * config.head_dim
+        keys = config.key_value_heads * config.head_dim
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=bias)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+        norm: Callable[[], nn.Module] = (
+            (lambda: RMSNorm(config.head_dim, config.norm_epsilon))
+            if config.head_norm
+            else nn.Identity
+        )
+        self.q_norm, self.k_norm = norm(), norm()
+
+    def forward(
+        self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend from new tokens to themselves and to the past.
+
+        Args:
+            x: ``[n, hidden]``.
+            cosines: ``[n, dim / 2]`` of the new positions.
+            sines: ``[n, dim / 2]`` of the new positions.
+            past: Keys and values ``[kv, p, dim]``, or None at the start.
+
+        Returns:
+            The attended values ``[n, hidden]`` and the new cache, ``[kv, p + n, dim]`` twice.
+        """
+        q, k, v = (  # [heads, n, dim], [kv, n, dim], [kv, n, dim]
+            projection(x).unflatten(1, (-1, self.head_dim)).transpose(0, 1)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q = rotate(self.q_norm(q), cosines, sines)
+        k = rotate(self.k_norm(k), cosines, sines)
+        if past is not None:
+            k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
+        group = q.shape[0] // k.shape[0]
+        grouped = q.unflatten(0, (k.shape[0], group))  # [kv, group, n, dim]
+        scores = grouped @ k[:, None].transpose(2, 3) / math.sqrt(self.head_dim)
+        n, total = scores.shape[2:]
+        # Bottom right is the diagonal: the last new token sees everything.
+        unseen = torch.ones(n, total, dtype=torch.bool).triu(total - n + 1)
+        weights = scores.masked_fill(unseen, -torch.inf).softmax(-1)  # [kv, group, n, p + n]
+        attended = (weights @ v[:, None]).flatten(0, 1)  # [heads, n, dim]
+        return self.o_proj(attended.transpose(0, 1).flatten(1)), (k, v)
+
+
+class FeedForward(nn.Module):
+    """Feed-forward network with a SiLU gate (SwiGLU, Shazeer 2020)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        """Make the three projections."""
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[n, hidden]`` to ``[n, hidden]``."""
+        gated: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return gated
+
+
+class Layer(nn.Module):
+    """One transformer block: attention and feed-forward, each behind a norm, each added."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        """Make the block."""
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Map ``[n, hidden]`` to ``[n, hidden]`` and the layer's new cache."""
+        attended, present = self.self_attn(self.input_layernorm(x), cosines, sines, past)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), present
+
+
+class _Model(nn.Module):
+    """Embedding, layers and last norm; exists for the Hugging Face names (``model.…``)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+
+
+class Decoder(nn.Module):
+    """A causal language model."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        """Make a decoder whose parameters hold no memory until they are loaded."""
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.model = _Model(config)
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        cosines, sines = rotary_table(config, config.context_length)
+        self.register_buffer("cosines", cosines, persistent=False)
+        self.register_buffer("sines", sines, persistent=False)
+
+    def set_weight(self, name: str, weight: Tensor) -> None:
+        """Give a parameter its value.
+
+        Args:
+            name: Hugging Face name. With a tied embedding the head follows the embedding.
+            weight: Of the parameter's shape; kept, not copied.
+
+        Raises:
+            ValueError: No parameter has this name, or it has another shape.
+        """
+        module_name, _, leaf = name.rpartition(".")
+        try:
+            module = self.get_submodule(module_name)
+            present = module.get_parameter(leaf)
+        except AttributeError:
+            raise ValueError(f"the decoder has no parameter {name}") from None
+        if present.shape != weight.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(weight.shape)}, expected {tuple(present.shape)}"
+            )
+        setattr(module, leaf, nn.Parameter(weight, requires_grad=False))
+        if self.config.tied_embedding and name == "model.embed_tokens.weight":
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def parameter_names(self) -> list[str]:
+        """Names of the parameters that a checkpoint has to give."""
+        names = [name for name, _ in self.named_parameters(remove_duplicate=False)]
+        return [n for n in names if not (self.config.tied_embedding and n == "lm_head.weight")]
+
+    def matrix_names(self) -> list[str]:
+        """Names of the parameters that can be quantized: those of two dimensions."""
+        return [name for name in self.parameter_names() if self.get_parameter(name).ndim == 2]
+
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Cache]:
+        """Run the model over new tokens.
+
+        Args:
+            tokens: Token ids, int64 ``[n]``.
+            cache: What an earlier call returned, or None at the start.
+            positions: Which of the new tokens' logits are wanted, int64 ``[k]``; default all.
+
+        Returns:
+            Logits ``[k, vocab_size]`` and the cache with the new tokens in it.
+        """
+        past = cache[0][0].shape[1] if cache else 0
+        cosines = self.cosines[past : past + len(tokens)]
+        sines = self.sines[past : past + len(tokens)]
+        x = self.model.embed_tokens(tokens)  # [n, hidden]
+        present: Cache = []
+        for index, layer in enumerate(self.model.layers):
+            x, layer_present = layer(x, cosines, sines, cache[index] if cache else None)
+            present.append(layer_present)
+        if positions is not None:
+            x = x[positions]
+        return self.lm_head(self.model.norm(x)), present

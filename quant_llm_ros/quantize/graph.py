@@ -1,0 +1,363 @@
+"""The decoder as an ONNX graph of standard operators, built node by node.
+
+Inputs: ``input_ids`` int64 ``[1, n]``, ``logit_positions`` int64 ``[k]`` (which of the new tokens'
+logits are wanted), ``past_key_<i>`` and ``past_value_<i>`` float32 ``[1, kv, p, dim]``.
+Outputs: ``logits`` float32 ``[k, vocab]``, ``present_key_<i>`` and ``present_value_<i>`` float32
+``[1, kv, p + n, dim]``. The positions of the new tokens follow from ``p``.
+
+A linear layer is a MatMul on a block-wise DequantizeLinear of ``[in, out]`` codes, the form that
+ONNX Runtime fuses to MatMulNBits and TensorRT to a weight-only matrix product.
+
+:class:`DecoderGraph` has one method per part of the decoder (embedding, norm, linear, rotary,
+attention, feed-forward, head); a target whose runtime wants another form of a part overrides that
+method. Here is the target ``ort``: opset 23, FP32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx_ir as ir
+import torch
+
+from quant_llm_ros.quantize.decoder import DecoderConfig, rotary_table
+from quant_llm_ros.quantize.tensors import QuantizedTensor
+from quant_llm_ros.quantize.weight_file import pack_int4, WeightFile
+
+# Attention, RotaryEmbedding and RMSNormalization came with 23. ONNX Runtime 1.23, the last for
+# Python 3.10, refuses 24, of which this graph needs nothing.
+OPSET = 23
+IR_VERSION = 11
+
+Weight: TypeAlias = "QuantizedTensor | torch.Tensor"
+WeightSource = Callable[[str], Weight]
+"""Gives a weight by its Hugging Face name, quantized or float32, when the graph needs it."""
+
+
+def export(
+    config: DecoderConfig,
+    weights: WeightSource,
+    path: Path,
+    *,
+    context_length: int,
+    progress: Callable[[float], None],
+) -> None:
+    """Write a decoder as ``model.onnx`` with its weights in ``model.onnx.data``.
+
+    The same weights give the same bytes.
+
+    Args:
+        config: Shape of the decoder.
+        weights: Asked once for each weight, layer after layer.
+        path: The ``.onnx`` file; the weights go to the same name with ``.data`` behind it.
+        context_length: Rows of the rotary table: most tokens that the graph can take.
+        progress: Called with the fraction done.
+    """
+    with WeightFile(path.with_name(path.name + ".data")) as file:
+        graph = DecoderGraph(config, weights, file, context_length)
+        model = graph.build(progress)
+    ir.save(model, path)
+
+
+class DecoderGraph:
+    """Builds the graph of a decoder for ONNX Runtime."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        weights: WeightSource,
+        file: WeightFile,
+        context_length: int,
+    ) -> None:
+        """Prepare an empty graph.
+
+        Args:
+            config: Shape of the decoder.
+            weights: Gives each weight by its Hugging Face name.
+            file: Takes the weights' bytes.
+            context_length: Rows of the rotary table.
+        """
+        self.config = config
+        self.weights = weights
+        self.file = file
+        self.context_length = context_length
+        self.tape = ir.tape.Tape()
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        cosines, sines = rotary_table(config, context_length)
+        self._cosines = self._initializer("rotary_cosines", cosines.numpy())
+        self._sines = self._initializer("rotary_sines", sines.numpy())
+
+    def build(self, progress: Callable[[float], None]) -> ir.Model:
+        """Build the whole model.
+
+        Args:
+            progress: Called with the fraction done.
+        """
+        config = self.config
+        input_ids = _value("input_ids", ir.DataType.INT64, [1, "n"])
+        logit_positions = _value("logit_positions", ir.DataType.INT64, ["k"])
+        pasts = [
+            tuple(
+                _value(f"past_{part}_{i}", ir.DataType.FLOAT, self._cache_shape("p"))
+                for part in ("key", "value")
+            )
+            for i in range(config.layers)
+        ]
+        embed, head = self.embedding_and_head()
+        x = embed(input_ids)
+        positions = self.positions(input_ids, pasts[0][0])
+        presents: list[ir.Value] = []
+        for i, (past_key, past_value) in enumerate(pasts):
+            progress(i / config.layers)
+            prefix = f"model.layers.{i}."
+            normed = self.norm(x, prefix + "input_layernorm")
+            attended, present = self.attention(
+                normed, positions, past_key, past_value, prefix + "self_attn."
+            )
+            for value, part in zip(present, ("key", "value"), strict=True):
+                value.name = f"present_{part}_{i}"
+                _describe(value, ir.DataType.FLOAT, self._cache_shape("p + n"))
+            presents += present
+            x = self.op("Add", x, attended)
+            normed = self.norm(x, prefix + "post_attention_layernorm")
+            x = self.op("Add", x, self.feed_forward(normed, prefix + "mlp."))
+        wanted = self.op("Gather", x, logit_positions, axis=1)  # [1, k, hidden]
+        wanted = self.op("Squeeze", self.norm(wanted, "model.norm"), self.ints([0]))
+        logits = head(wanted)
+        logits.name = "logits"
+        _describe(logits, ir.DataType.FLOAT, ["k", config.vocab_size])
+        progress(1.0)
+        for i, node in enumerate(self.tape.nodes):
+            node.name = f"{node.op_type}_{i}"
+        graph = ir.Graph(
+            [input_ids, logit_positions, *(value for pair in pasts for value in pair)],
+            [logits, *presents],
+            nodes=self.tape.nodes,
+            initializers=self.tape.initializers,
+            opset_imports={"": OPSET},
+            name="decoder",
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="quant_llm_ros")
+
+    # Parts of the decoder, which other targets may override.
+
+    def embedding_and_head(
+        self,
+    ) -> tuple[Callable[[ir.Value], ir.Value], Callable[[ir.Value], ir.Value]]:
+        """Make the token embedding and the output head; tied ones share their bytes.
+
+        Returns:
+            A function from token ids ``[1, n]`` to ``[1, n, hidden]``, and one from
+            ``[k, hidden]`` to logits ``[k, vocab]``.
+        """
+        embedding = self.weights("model.embed_tokens.weight")
+        tied = self.config.tied_embedding
+        head_weight = embedding if tied else self.weights("lm_head.weight")
+        head = self._matrix(head_weight, "lm_head.weight")
+        table = self._table(embedding, head if tied else None)
+        return (
+            lambda tokens: self._look_up(tokens, embedding, table),
+            lambda x: self.op("MatMul", x, self._dequantized(head_weight, head)),
+        )
+
+    def positions(self, input_ids: ir.Value, past_key: ir.Value) -> ir.Value:
+        """Positions of the new tokens, int64 ``[1, n]``: they follow those in the cache."""
+        past = self.op("Shape", past_key, start=2, end=3)
+        count = self.op("Shape", input_ids, start=1, end=2)
+        zero = self.ints([0])
+        first = self.op("Squeeze", past, zero)
+        end = self.op("Squeeze", self.op("Add", past, count), zero)
+        numbers = self.op("Range", first, end, self.ints(1))
+        return self.op("Unsqueeze", numbers, zero)
+
+    def norm(self, x: ir.Value, name: str) -> ir.Value:
+        """RMS norm over the last dimension."""
+        weight = self._float(f"{name}.weight")
+        return self.op("RMSNormalization", x, weight, epsilon=self.config.norm_epsilon)
+
+    def linear(self, x: ir.Value, name: str) -> ir.Value:
+        """Linear layer without bias, ``[…, in]`` to ``[…, out]``."""
+        weight = self.weights(f"{name}.weight")
+        matrix = self._matrix(weight, f"{name}.weight")
+        return self.op("MatMul", x, self._dequantized(weight, matrix))
+
+    def rotary(self, x: ir.Value, positions: ir.Value, heads: int) -> ir.Value:
+        """Rotary embedding of ``[1, n, heads * dim]``."""
+        return self.op(
+            "RotaryEmbedding", x, self._cosines, self._sines, positions, num_heads=heads
+        )
+
+    def attention(
+        self,
+        x: ir.Value,
+        positions: ir.Value,
+        past_key: ir.Value,
+        past_value: ir.Value,
+        prefix: str,
+    ) -> tuple[ir.Value, Sequence[ir.Value]]:
+        """Grouped-query causal attention with a growing cache.
+
+        Args:
+            x: ``[1, n, hidden]``.
+            positions: ``[1, n]``.
+            past_key: ``[1, kv, p, dim]``.
+            past_value: ``[1, kv, p, dim]``.
+            prefix: Of the weights' names.
+
+        Returns:
+            ``[1, n, hidden]``, and the present key and value.
+        """
+        config = self.config
+        heads, kv_heads = config.attention_heads, config.key_value_heads
+        q, k, v = (self.linear(x, f"{prefix}{part}_proj") for part in "qkv")
+        if config.attention_bias:
+            q, k, v = (
+                self.op("Add", value, self._float(f"{prefix}{part}_proj.bias"))
+                for value, part in ((q, "q"), (k, "k"), (v, "v"))
+            )
+        if config.head_norm:
+            q = self._head_norm(q, heads, f"{prefix}q_norm")
+            k = self._head_norm(k, kv_heads, f"{prefix}k_norm")
+        attended, present_key, present_value = self.tape.op_multi_out(
+            "Attention",
+            [
+                self.rotary(q, positions, heads),
+                self.rotary(k, positions, kv_heads),
+                v,
+                None,
+                past_key,
+                past_value,
+            ],
+            {"is_causal": 1, "q_num_heads": heads, "kv_num_heads": kv_heads},
+            num_outputs=3,
+        )
+        return self.linear(attended, f"{prefix}o_proj"), (present_key, present_value)
+
+    def feed_forward(self, x: ir.Value, prefix: str) -> ir.Value:
+        """Feed-forward network with a SiLU gate."""
+        gate = self.linear(x, f"{prefix}gate_proj")
+        up = self.linear(x, f"{prefix}up_proj")
+        gated = self.op("Mul", self.op("Mul", gate, self.op("Sigmoid", gate)), up)
+        return self.linear(gated, f"{prefix}down_proj")
+
+    # Helpers.
+
+    def op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        """Add a node with one output."""
+        return self.tape.op(kind, inputs, attributes)
+
+    def ints(self, values: int | list[int]) -> ir.Value:
+        """Add a small int64 constant."""
+        return self._constant(np.array(values, dtype=np.int64))
+
+    def _constant(self, array: NDArray[Any]) -> ir.Value:
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._constants[key] = self.tape.initializer(ir.tensor(array, name=name))
+        return self._constants[key]
+
+    def _float(self, name: str) -> ir.Value:
+        """Add a vector (norm or bias), which is never quantized."""
+        weight = self.weights(name)
+        assert isinstance(weight, torch.Tensor)
+        return self._initializer(name, weight.numpy())
+
+    def _head_norm(self, x: ir.Value, heads: int, name: str) -> ir.Value:
+        """RMS norm of each head of ``[1, n, heads * dim]``."""
+        split = self.op("Reshape", x, self.ints([0, 0, heads, self.config.head_dim]))
+        return self.op("Reshape", self.norm(split, name), self.ints([0, 0, -1]))
+
+    def _matrix(self, weight: Weight, name: str) -> list[ir.Value]:
+        """Write a weight as ``[in, out]``: codes and scales, or the float32 values."""
+        if isinstance(weight, torch.Tensor):
+            return [self._initializer(name, weight.T.contiguous().numpy())]
+        codes = weight.codes.T.contiguous().numpy()
+        add = self.file.add_int4 if weight.bits == 4 else self.file.add
+        return [
+            self.tape.initializer(add(name, codes)),
+            self._initializer(f"{name}.scales", weight.scales.T.contiguous().numpy()),
+        ]
+
+    def _dequantized(self, weight: Weight, matrix: list[ir.Value]) -> ir.Value:
+        if isinstance(weight, torch.Tensor):
+            return matrix[0]
+        return self.op("DequantizeLinear", *matrix, axis=0, block_size=weight.block)
+
+    def _table(self, embedding: Weight, head: list[ir.Value] | None) -> list[ir.Value]:
+        """Token vectors as columns, ``[hidden, vocab]``: codes and scales, or float32 values.
+
+        The head's bytes again, read through initializers of their own: ONNX Runtime only fuses a
+        weight that has a single reader. 4-bit codes are read as bytes with two tokens in each.
+        """
+        name = "model.embed_tokens.weight.columns"
+        packed = isinstance(embedding, QuantizedTensor) and embedding.bits == 4
+        if head and not (packed and self.config.vocab_size % 2):
+            tensors = [value.const_value for value in head]
+            views = [self.file.view(name, tensors[0], ir.DataType.UINT8 if packed else None)]
+            views += [self.file.view(f"{name}.scales", tensor) for tensor in tensors[1:]]
+            return [self.tape.initializer(view) for view in views]
+        if isinstance(embedding, torch.Tensor):
+            return [self._initializer(name, embedding.T.contiguous().numpy())]
+        codes = embedding.codes.T.contiguous().numpy()
+        if packed:
+            even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+            codes = pack_int4(even).reshape(len(even), -1)
+        scales = embedding.scales.T.contiguous().numpy()
+        return [self._initializer(name, codes), self._initializer(f"{name}.scales", scales)]
+
+    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """Write an array to the weight file."""
+        return self.tape.initializer(self.file.add(name, array))
+
+    def _look_up(self, tokens: ir.Value, embedding: Weight, table: list[ir.Value]) -> ir.Value:
+        """Look up tokens ``[1, n]`` in the columns: ``[1, n, hidden]``."""
+        tokens = self.op("Squeeze", tokens, self.ints([0]))  # [n]
+        if isinstance(embedding, torch.Tensor):
+            columns = self.op("Gather", table[0], tokens, axis=1)  # [hidden, n]
+        else:
+            if embedding.bits == 4:
+                codes = self._look_up_int4(tokens, table[0])
+            else:
+                codes = self.op("Gather", table[0], tokens, axis=1)
+                codes = self.op("Cast", codes, to=ir.DataType.FLOAT)
+            scales = self.op("Gather", table[1], tokens, axis=1)  # [blocks, n]
+            count = self.op("Shape", tokens)
+            blocks = self.op("Concat", self.ints([-1, embedding.block]), count, axis=0)
+            codes = self.op("Reshape", codes, blocks)  # [blocks, block, n]
+            scaled = self.op("Mul", codes, self.op("Unsqueeze", scales, self.ints([1])))
+            columns = self.op("Reshape", scaled, self.op("Concat", self.ints([-1]), count, axis=0))
+        rows = self.op("Transpose", columns, perm=[1, 0])
+        return self.op("Unsqueeze", rows, self.ints([0]))
+
+    def _look_up_int4(self, tokens: ir.Value, table: ir.Value) -> ir.Value:
+        """Look up 4-bit codes, two tokens in a byte: float32 ``[hidden, n]``."""
+        two = self.ints(2)
+        pairs = self.op("Gather", table, self.op("Div", tokens, two), axis=1)  # [hidden, n]
+        odd = self.op("Cast", self.op("Mod", tokens, two), to=ir.DataType.UINT8)
+        four, eight, low = (
+            self._constant(np.array(value, dtype=np.uint8)) for value in (4, 8, 15)
+        )
+        halves = self.op("BitShift", pairs, self.op("Mul", odd, four), direction="RIGHT")
+        # Two's complement in 4 bits: flipping the sign bit adds 8.
+        raised = self.op("BitwiseXor", self.op("BitwiseAnd", halves, low), eight)
+        numbers = self.op("Cast", raised, to=ir.DataType.FLOAT)
+        return self.op("Sub", numbers, self._constant(np.array(8, dtype=np.float32)))
+
+    def _cache_shape(self, length: str) -> list[int | str]:
+        return [1, self.config.key_value_heads, length, self.config.head_dim]
+
+
+def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+    value = ir.Value(name=name)
+    _describe(value, dtype, shape)
+    return value
+
+
+def _describe(value: ir.Value, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+    value.type = ir.TensorType(dtype)
+    value.shape = ir.Shape(shape)

@@ -1,0 +1,225 @@
+"""Recipes: what to quantize and how, as a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import fnmatch
+from pathlib import Path
+import types
+from typing import Any, TypeVar
+
+import yaml
+
+from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.quantize.checkpoint import Checkpoint, find_in_package, open_checkpoint
+from quant_llm_ros.quantize.methods import make_quantizer
+from quant_llm_ros.quantize.names import nearest
+from quant_llm_ros.quantize.tensors import Quantizer
+
+TARGETS = ("ort",)
+KEEP = "none"  # the method that leaves a weight in FP32
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSource:
+    """Where a recipe's checkpoint comes from: a file in a package, or a path.
+
+    Attributes:
+        package: Distribution that carries the file, or empty.
+        file: Path inside the package, or empty.
+        path: GGUF file or Hugging Face folder, or None.
+        sha256: Hash that it must have, or empty.
+        license: SPDX name, used where the checkpoint names none.
+    """
+
+    package: str
+    file: str
+    path: Path | None
+    sha256: str
+    license: str
+
+    def open(self) -> Checkpoint:
+        """Find and open the checkpoint.
+
+        Raises:
+            CheckpointError: It is missing, damaged or not supported.
+            RecipeError: It has another hash than the recipe says.
+        """
+        source = ""
+        location = self.path
+        if location is None:
+            location, source = find_in_package(self.package, self.file)
+        checkpoint = open_checkpoint(location, source=source, license_name=self.license)
+        if self.sha256 and checkpoint.sha256 != self.sha256:
+            raise RecipeError(
+                f"{location} has sha256 {checkpoint.sha256[:12]}…, the recipe expects "
+                f"{self.sha256[:12]}…; install the checkpoint that the recipe names, or change "
+                f"checkpoint.sha256"
+            )
+        return checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """Which quantizer some weights get.
+
+    Attributes:
+        pattern: Shell-style pattern of weight names, for example ``*.down_proj.weight``.
+        quantizer: Theirs, or None to keep them in FP32.
+    """
+
+    pattern: str
+    quantizer: Quantizer | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to make a bundle.
+
+    Attributes:
+        name: Of the bundle.
+        checkpoint: Where the model comes from.
+        rules: The first whose pattern matches a weight's name decides; the last matches all.
+        context_length: Most tokens in the cache.
+        target: Kind of graph.
+        settings: The recipe as it was written.
+        file: Where it was read from.
+    """
+
+    name: str
+    checkpoint: CheckpointSource
+    rules: tuple[LayerRule, ...]
+    context_length: int
+    target: str
+    settings: Mapping[str, Any]
+    file: Path
+
+    def quantizer(self, weight: str) -> Quantizer | None:
+        """Choose the quantizer of a weight by its Hugging Face name; None keeps it in FP32."""
+        return next(
+            rule.quantizer for rule in self.rules if fnmatch.fnmatchcase(weight, rule.pattern)
+        )
+
+    def check_patterns(self, weights: Iterable[str]) -> None:
+        """Check that every pattern is of use.
+
+        Args:
+            weights: Names of the weights that can be quantized.
+
+        Raises:
+            RecipeError: A pattern matches none of them.
+        """
+        names = list(weights)
+        for rule in self.rules:
+            if not fnmatch.filter(names, rule.pattern):
+                raise RecipeError(
+                    f"{self.file}: quantize.layers: {rule.pattern!r} matches no weight"
+                    f"{nearest(rule.pattern, names)[:200]}"
+                )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Recipe:
+        """Read a recipe.
+
+        Raises:
+            RecipeError: The file is missing or malformed, or names something unknown.
+        """
+        path = Path(path)
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecipeError(f"the recipe {path} does not exist") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RecipeError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        top = _Fields(path, "", settings)
+        top.allow("name", "checkpoint", "quantize", "context_length", "target")
+        target = top.get("target", str, "ort")
+        if target not in TARGETS:
+            raise RecipeError(f"{path}: unknown target {target!r}{nearest(target, TARGETS)}")
+        context_length = top.get("context_length", int)
+        if context_length < 16:
+            raise RecipeError(f"{path}: context_length is {context_length}, expected 16 or more")
+        return cls(
+            name=top.get("name", str),
+            checkpoint=_checkpoint(_Fields(path, "checkpoint", top.get("checkpoint", dict))),
+            rules=_rules(_Fields(path, "quantize", top.get("quantize", dict))),
+            context_length=context_length,
+            target=target,
+            settings=types.MappingProxyType(settings),
+            file=path,
+        )
+
+
+class _Fields:
+    """A mapping of the file, with messages that say which."""
+
+    def __init__(self, file: Path, where: str, values: Any) -> None:
+        self.file = file
+        self.where = f"{file}: {where}" if where else str(file)
+        if not isinstance(values, dict):
+            raise RecipeError(f"{self.where} is not a mapping")
+        self.values = values
+        self._prefix = f"{where}." if where else ""
+
+    def allow(self, *known: str) -> None:
+        for key in self.values:
+            if key not in known:
+                raise RecipeError(
+                    f"{self.file}: unknown key '{self._prefix}{key}'{nearest(key, known)}"
+                )
+
+    def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
+        value = self.values.get(key, default)
+        if value is None:
+            raise RecipeError(f"{self.file}: {self._prefix}{key} is missing")
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise RecipeError(
+                f"{self.file}: {self._prefix}{key} is {value!r}, expected {kind.__name__}"
+            )
+        return value
+
+
+def _checkpoint(fields: _Fields) -> CheckpointSource:
+    """Read the ``checkpoint`` part."""
+    fields.allow("package", "file", "path", "sha256", "license")
+    has_path = "path" in fields.values
+    if has_path == ("package" in fields.values) or has_path == ("file" in fields.values):
+        raise RecipeError(f"{fields.where} needs either path, or package and file")
+    path = None
+    if has_path:
+        path = Path(fields.get("path", str)).expanduser()
+        path = path if path.is_absolute() else fields.file.parent / path
+    return CheckpointSource(
+        package=fields.get("package", str, ""),
+        file=fields.get("file", str, ""),
+        path=path,
+        sha256=fields.get("sha256", str, "").lower(),
+        license=fields.get("license", str, ""),
+    )
+
+
+def _rules(fields: _Fields) -> tuple[LayerRule, ...]:
+    """Read the ``quantize`` part."""
+    base = {key: value for key, value in fields.values.items() if key != "layers"}
+    last = _rule("*", base, fields.where)
+    rules = []
+    for pattern, changes in fields.get("layers", dict, {}).items():
+        layer = _Fields(fields.file, f"quantize.layers[{pattern!r}]", changes)
+        # Settings belong to a method: those of another one do not carry over.
+        same = layer.values.get("method", base.get("method")) == base.get("method")
+        merged = {**base, **layer.values} if same else layer.values
+        rules.append(_rule(str(pattern), merged, layer.where))
+    return (*rules, last)
+
+
+def _rule(pattern: str, values: Mapping[str, Any], where: str) -> LayerRule:
+    method = values.get("method")
+    if not isinstance(method, str):
+        raise RecipeError(f"{where}.method is missing or not a name")
+    settings = {key: value for key, value in values.items() if key != "method"}
+    if method == KEEP and not settings:
+        return LayerRule(pattern, None)
+    return LayerRule(pattern, make_quantizer(method, settings, where))

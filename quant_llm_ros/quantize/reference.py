@@ -1,0 +1,125 @@
+"""Reference prompts, and how far one model's logits are from another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import tokenizers
+import torch
+from torch import Tensor
+
+from quant_llm_ros.quantize.checkpoint import Checkpoint
+from quant_llm_ros.quantize.decoder import Decoder
+
+SENTENCES = (
+    "Bring me the red cup from the kitchen.",
+    "Go to the living room and wait for me there.",
+    "Turn left by ninety degrees, then move two metres forward.",
+    "Could you please follow my daughter to the garden?",
+    "Take the book on the table and put it on the shelf.",
+    "Look for my glasses in the bedroom.",
+    "Switch off the lamp next to the sofa.",
+    "Open the door of the fridge and bring the milk.",
+    "How much battery do you have left?",
+    "What is the weather like on Mars?",
+)
+
+_TEMPLATE = (
+    "<|im_start|>system\n"
+    "You turn what people say to a robot into calls of its skills.<|im_end|>\n"
+    "<|im_start|>user\n{sentence}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+
+
+def prompts(checkpoint: Checkpoint) -> list[list[int]]:
+    """Tokenize the reference sentences, each in a ChatML conversation."""
+    tokenizer = tokenizers.Tokenizer.from_str(checkpoint.tokenizer_json)
+    return [tokenizer.encode(_TEMPLATE.format(sentence=text)).ids for text in SENTENCES]
+
+
+def decoder_logits(decoder: Decoder, prompt: Sequence[int]) -> Tensor:
+    """Compute the logits of all positions, float32 ``[n, vocab]``."""
+    with torch.inference_mode():
+        logits: Tensor = decoder(torch.tensor(prompt))[0]
+    return logits
+
+
+def transformers_logits(location: Path, token_lists: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    """Compute the logits of all positions with Hugging Face transformers.
+
+    Args:
+        location: GGUF file or Hugging Face folder.
+        token_lists: The prompts.
+
+    Yields:
+        Float32 ``[n, vocab]`` for each prompt.
+    """
+    import transformers
+
+    folder, names = location, {}
+    if location.is_file():
+        folder, names = location.parent, {"gguf_file": location.name}
+    with _no_progress_bars():
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=torch.float32, local_files_only=True, **names
+        )
+    for tokens in token_lists:
+        with torch.inference_mode():
+            logits: Tensor = model(torch.tensor([list(tokens)])).logits[0]
+        yield logits
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own into the build's."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_loader
+    from transformers.utils import logging
+
+    shown, bar = logging.is_progress_bar_enabled(), gguf_loader.tqdm
+    logging.disable_progress_bar()
+    # The GGUF loader does not ask that setting.
+    gguf_loader.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        gguf_loader.tqdm = bar
+        if shown:
+            logging.enable_progress_bar()
+
+
+def relative_error(logits: Tensor, expected: Tensor) -> float:
+    """Largest difference of a logit, divided by the largest expected logit."""
+    return float((logits - expected).abs().max() / expected.abs().max())
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """How much quantization changed the distribution of the next token.
+
+    Attributes:
+        kl_nats: Mean Kullback-Leibler divergence from the unquantized model, in nats.
+        top1_agreement: Share of positions where the most likely token is the same, 0 to 1.
+    """
+
+    kl_nats: float
+    top1_agreement: float
+
+
+def divergence(logits: Sequence[Tensor], expected: Sequence[Tensor]) -> Divergence:
+    """Compare next-token distributions over all positions of all prompts.
+
+    Args:
+        logits: Of the quantized model, ``[n, vocab]`` for each prompt.
+        expected: Of the unquantized model.
+    """
+    total, same, positions = 0.0, 0, 0
+    for quantized, full in zip(logits, expected, strict=True):
+        log_q, log_p = quantized.log_softmax(-1), full.log_softmax(-1)
+        total += float((log_p.exp() * (log_p - log_q)).sum())
+        same += int((quantized.argmax(-1) == full.argmax(-1)).sum())
+        positions += len(full)
+    return Divergence(total / positions, same / positions)

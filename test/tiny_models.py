@@ -1,0 +1,150 @@
+"""Small random language models in the checkpoint formats that the package reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import tokenizers
+import torch
+import transformers
+import yaml
+
+from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.quantize.build import build_bundle
+from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.quantize.reference import SENTENCES
+
+EOS = "<|im_end|>"
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", EOS]
+CONTEXT_LENGTH = 256
+SKILLS = Path(__file__).parent.parent / "config" / "skills" / "service_robot.yaml"
+
+_SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT_LENGTH,
+    # Large weights, so that the next tokens' probabilities differ as in a trained model.
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+_CONFIGS: dict[str, Any] = {
+    "llama": transformers.LlamaConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+    "gpt2": transformers.GPT2Config,
+}
+
+
+def make_tokenizer(vocab_size: int) -> tokenizers.Tokenizer:
+    """Train a byte-level BPE tokenizer on the reference sentences."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return tokenizer
+
+
+def make_folder(
+    folder: Path, architecture: str = "llama", *, vocab_size: int = 320, **changes: Any
+) -> Path:
+    """Write a random model as a Hugging Face folder.
+
+    Args:
+        folder: Where; it is made.
+        architecture: ``llama``, ``qwen2``, ``qwen3``, or ``gpt2`` for one that is not supported.
+        vocab_size: At least 300.
+        changes: Other settings of the configuration.
+    """
+    settings = {**_SHAPE, "vocab_size": vocab_size, "tie_word_embeddings": True, **changes}
+    torch.manual_seed(7)
+    config = _CONFIGS[architecture](**settings)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms and biases start as ones and zeros, which hide errors
+                parameter += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    tokenizer = make_tokenizer(vocab_size)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ '<|im_start|>' }}", "eos_token": EOS})
+    )
+    return folder
+
+
+def make_gguf(path: Path, folder: Path, architecture: str = "llama") -> Path:
+    """Write the Llama model of a Hugging Face folder as GGUF, in llama.cpp's order."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = model.config
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_license("mit")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in SPECIAL_TOKENS else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_eos_token_id(tokens.index(EOS))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, parameter in model.named_parameters():
+        array = parameter.detach().numpy()
+        for part, heads in (
+            ("q_proj", config.num_attention_heads),
+            ("k_proj", config.num_key_value_heads),
+        ):
+            if part in name:
+                halves = array.reshape(heads, 2, -1, array.shape[1])
+                array = halves.swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(
+            names.get_name(name, (".weight",)) + ".weight", np.ascontiguousarray(array)
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def recipe_text(checkpoint: Path, **changes: Any) -> str:
+    """Write a recipe for a checkpoint; ``changes`` replaces top-level keys."""
+    settings: dict[str, Any] = {
+        "name": "tiny",
+        "checkpoint": {"path": str(checkpoint)},
+        "quantize": {"method": "uniform", "bits": 4, "block": 32},
+        "context_length": CONTEXT_LENGTH,
+    }
+    return yaml.safe_dump({**settings, **changes}, sort_keys=False)
+
+
+def build_tiny(folder: Path, checkpoint: Path, name: str = "bundle", **changes: Any) -> Bundle:
+    """Build a bundle of a tiny checkpoint."""
+    path = folder / f"{name}.yaml"
+    path.write_text(recipe_text(checkpoint, **changes))
+    return build_bundle(
+        Recipe.load(path), folder / name, skills=SKILLS, progress=lambda stage, part: None
+    )
