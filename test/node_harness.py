@@ -27,6 +27,7 @@ from quant_llm_ros.nodes import messages, qos
 
 DISCOVERY_S = 10.0
 REPLY_S = 20.0
+RETRY_S = 2.0
 LOAD_S = 60.0
 END_S = 5.0
 
@@ -120,6 +121,14 @@ class Probe:
         self.wait_publishers("decision")
         wait_for(self.action.server_is_ready, DISCOVERY_S, "the action")
 
+    def greet(self) -> None:
+        """Say stop until it is answered: then the node knows this publisher for sure."""
+        end_s = time.monotonic() + DISCOVERY_S
+        while not self.decisions:
+            assert time.monotonic() < end_s, "no answer"
+            self.send("stop")
+            time.sleep(0.2)
+
     def wait_publishers(self, topic: str) -> None:
         """Wait until the node's publisher of a topic is known here."""
         wait_for(
@@ -147,16 +156,27 @@ class Probe:
         return self.decisions
 
     def call(self, kind: Any, name: str, request: Any, timeout_s: float = REPLY_S) -> Any:
-        """Call a service of the node and return the response."""
+        """Call a service of the node and return the response.
+
+        While the two processes get to know each other, DDS loses some requests or responses, so a
+        call without a response is repeated, except for a change of state.
+        """
         if name not in self._clients:
             self._clients[name] = self._node.create_client(
                 kind, f"{self._namespace}/understanding/{name}"
             )
         client = self._clients[name]
         assert client.wait_for_service(DISCOVERY_S), name
-        future = client.call_async(request)
-        wait_for(future.done, timeout_s, name)
-        return future.result()
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s:
+            future = client.call_async(request)
+            patience_s = timeout_s if kind is ChangeState else RETRY_S
+            again_s = min(end_s, time.monotonic() + patience_s)
+            while time.monotonic() < again_s:
+                if future.done():
+                    return future.result()
+                time.sleep(0.002)
+        raise AssertionError(f"no response from {name} within {timeout_s:g} s")
 
     def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
         """Set one parameter; return whether it was accepted, and the reason if not."""

@@ -155,8 +155,10 @@ def test_garbled_message_does_no_harm(harness: Harness, robot: Probe, data: byte
     # From a publisher of its own: Fast DDS delivers nothing more from one that sent an empty one.
     broken = harness.probe("/robot")
     broken.wait_active()
+    broken.greet()
     broken.command.publish(data)
-    time.sleep(0.1)
+    time.sleep(0.2)
+    robot.decisions.clear()
     assert robot.ask("switch on the lamp").status == Decision.STATUS_ACCEPTED
 
 

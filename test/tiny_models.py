@@ -120,9 +120,7 @@ def make_gguf(path: Path, folder: Path, architecture: str = "llama") -> Path:
             if part in name:
                 halves = array.reshape(heads, 2, -1, array.shape[1])
                 array = halves.swapaxes(1, 2).reshape(array.shape)
-        writer.add_tensor(
-            names.get_name(name, (".weight",)) + ".weight", np.ascontiguousarray(array)
-        )
+        writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -130,21 +128,21 @@ def make_gguf(path: Path, folder: Path, architecture: str = "llama") -> Path:
     return path
 
 
-def recipe_text(checkpoint: Path, **changes: Any) -> str:
+def recipe_text(model: Path, **changes: Any) -> str:
     """Write a recipe for a checkpoint; ``changes`` replaces top-level keys."""
     settings: dict[str, Any] = {
         "name": "tiny",
-        "checkpoint": {"path": str(checkpoint)},
+        "checkpoint": {"path": str(model)},
         "quantize": {"method": "uniform", "bits": 4, "block": 32},
         "context_length": CONTEXT_LENGTH,
     }
     return yaml.safe_dump({**settings, **changes}, sort_keys=False)
 
 
-def build_tiny(folder: Path, checkpoint: Path, name: str = "bundle", **changes: Any) -> Bundle:
+def build_tiny(folder: Path, model: Path, name: str = "bundle", **changes: Any) -> Bundle:
     """Build a bundle of a tiny checkpoint."""
     path = folder / f"{name}.yaml"
-    path.write_text(recipe_text(checkpoint, **changes))
+    path.write_text(recipe_text(model, **changes))
     return build_bundle(
         Recipe.load(path), folder / name, skills=SKILLS, progress=lambda stage, part: None
     )

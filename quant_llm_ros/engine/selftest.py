@@ -11,10 +11,15 @@ from quant_llm_ros.engine.bundle import Bundle, REFERENCE
 from quant_llm_ros.engine.protocol import Engine
 from quant_llm_ros.errors import BundleError
 
-# ONNX Runtime's INT8 activations move the logits of the default bundle by up to 0.038, the same
-# engine in FP32 by 1e-5. One wrong token at the start of the prompt moves them by 0.07 to 0.15, a
+# What is normal depends on the model: ONNX Runtime rounds activations to INT8, and that moves the
+# logits of the default bundle by up to 0.038 (in FP32 by 1e-5). The build has measured it, after
+# it has proved the graph in FP32, so twice that passes: processors round differently. In the
+# default bundle one wrong token at the start of the prompt moves the logits by up to 0.15, a
 # missing last token by 1.
-LIMIT = 0.06
+MARGIN = 2.0
+LEAST_LIMIT = 0.02
+# Where nothing was measured, and what a build accepts: beyond it INT8 activations do not work.
+MOST_LIMIT = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,15 @@ class SelfTestReport:
     limit: float
 
 
-def self_test(engine: Engine, bundle: Bundle, *, limit: float = LIMIT) -> SelfTestReport:
+def limit_of(bundle: Bundle) -> float:
+    """Largest relative error with which an engine of this bundle passes its self-test."""
+    measured = bundle.figures.get("engine_relative_error")
+    if not isinstance(measured, (int, float)):
+        return MOST_LIMIT
+    return min(max(MARGIN * measured, LEAST_LIMIT), MOST_LIMIT)
+
+
+def self_test(engine: Engine, bundle: Bundle) -> SelfTestReport:
     """Compare an engine with the bundle's reference logits.
 
     The cache is emptied before and after.
@@ -43,7 +56,6 @@ def self_test(engine: Engine, bundle: Bundle, *, limit: float = LIMIT) -> SelfTe
     Args:
         engine: Loaded from the bundle.
         bundle: Has ``reference.npz``.
-        limit: Largest relative error that passes.
 
     Returns:
         What was measured.
@@ -68,4 +80,5 @@ def self_test(engine: Engine, bundle: Bundle, *, limit: float = LIMIT) -> SelfTe
         errors.append(float(difference / np.abs(row).max()))
     engine.rollback(0)
     worst = int(np.argmax(errors))
+    limit = limit_of(bundle)
     return SelfTestReport(errors[worst], worst, errors[worst] <= limit, limit)

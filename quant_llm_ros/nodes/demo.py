@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     environment.prepare()
     # A domain of its own: a robot or another demo on this machine shall not answer.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    # On Linux, domains above 101 use ports that the kernel also gives to outgoing connections.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(50 + os.getpid() % 52))
     console = Console(highlight=False)
     try:
         _run(console, arguments.bundle)

@@ -11,7 +11,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from quant_llm_ros.quantize.checkpoint import Checkpoint
+from quant_llm_ros.quantize.checkpoint import Checkpoint, damaged
 from quant_llm_ros.quantize.decoder import Decoder
 
 SENTENCES = (
@@ -57,13 +57,17 @@ def transformers_logits(location: Path, token_lists: Sequence[Sequence[int]]) ->
 
     Yields:
         Float32 ``[n, vocab]`` for each prompt.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
     """
     import transformers
 
     folder, names = location, {}
     if location.is_file():
         folder, names = location.parent, {"gguf_file": location.name}
-    with _no_progress_bars():
+    errors = (OSError, ValueError, KeyError, RuntimeError)
+    with damaged(location, *errors), _no_progress_bars():
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=torch.float32, local_files_only=True, **names
         )

@@ -80,7 +80,7 @@ def _replace(staged: Path, output: Path) -> None:
         output.rename(old)
     try:
         staged.rename(output)
-    except OSError:
+    except BaseException:
         if old.exists():
             old.rename(output)
         raise

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 import random
-from collections.abc import Sequence
 
 from quant_llm_ros.command.skills import Argument
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
+_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 # Unit of a registry: how one of it is said, how several are, and what is written right behind
@@ -69,6 +66,11 @@ _SMALLER = {
     "min": ("s", 60, (15, 30, 45)),
     "kg": ("g", 1000, (100, 200, 250, 500, 750)),
 }
+_ATTEMPTS = 12
+# Nobody says «0.02 kilometers» or «twelve thousand millimeters».
+_LEAST = {"km": 0.1, "mi": 0.1, "h": 0.25, "kg": 0.1, "l": 0.1, "ft": 0.5, "yd": 0.5}
+_MOST = {"m": 12, "mm": 900, "cm": 400, "in": 60, "ft": 30, "yd": 15, "km": 5, "h": 12, "l": 10,
+         "kg": 20, "s": 300}  # fmt: skip
 _ROUND = (
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 18, 20, 22, 24, 25, 30, 33, 35, 40, 45, 48,
     50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 100, 110, 120, 125, 135, 140, 150, 160, 170, 175, 180,
@@ -173,11 +175,13 @@ def say_amount(
     Raises:
         ValueError: There is no amount outside the limits, since there are none.
     """
-    for _ in range(12):
+    for _ in range(_ATTEMPTS):
         unit = rng.choice(list(argument.factors))
         factor = argument.factors[unit]
+        if argument.max / factor < _LEAST.get(unit, 0.0) and not outside:
+            continue
         if outside:
-            value = _outside(rng, argument, factor)
+            value = round(_outside(rng, argument, factor), 4)
             words = _plain(rng, value, unit)
         else:
             value, words = _inside(rng, argument, unit, factor)
@@ -208,7 +212,9 @@ def _limits(argument: Argument, factor: float) -> tuple[float, float]:
 def _outside(rng: random.Random, argument: Argument, factor: float) -> float:
     low, high = _limits(argument, factor)
     if math.isfinite(argument.max) and (argument.min <= 0 or rng.random() < 0.85):
-        value = high * rng.choice((1.1, 1.25, 1.5, 2, 2, 3, 5, 10, 20, 50, 100)) + rng.choice((0, 1, 2))
+        value = high * rng.choice((1.1, 1.25, 1.5, 2, 2, 3, 5, 10, 20, 50, 100)) + rng.choice(
+            (0, 1, 2)
+        )
         if value >= 10:
             digits = 1 if rng.random() < 0.5 else 2
             value = round(value, digits - len(str(int(value))))
@@ -231,11 +237,16 @@ def _inside(
     if chance < 0.20 and unit in _SMALLER:
         return _two_units(rng, unit, argument)
     if chance < 0.23 and low <= 2 <= high:
-        return 2.0, ["a", "couple", "of", *rng.choice(UNIT_WORDS.get(unit, ((), (unit,)))[1]).split()]
+        return 2.0, [
+            "a",
+            "couple",
+            "of",
+            *rng.choice(UNIT_WORDS.get(unit, ((), (unit,)))[1]).split(),
+        ]
     if chance < 0.33 and unit not in ("deg", "%", "percent", "cm", "mm"):
         value = round(rng.uniform(max(low, 0.1), min(high, 20.0)), rng.choice((1, 1, 1, 2)))
         return value, _plain(rng, value, unit)
-    reach = min(high, max(low * 4, {"m": 12, "km": 5, "h": 12, "l": 10, "kg": 20}.get(unit, high)))
+    reach = min(high, max(low * 4, _MOST.get(unit, high)))
     fitting = [n for n in _ROUND if low <= n <= reach] or [n for n in _ROUND if low <= n <= high]
     if fitting and rng.random() < 0.8:
         value = float(rng.choice(fitting))

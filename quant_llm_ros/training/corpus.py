@@ -14,14 +14,14 @@ A file in ``config/training/registries`` is a skill registry (see the head of
     use         a skill of the default registry whose patterns serve too: {skill: go_to, place: area}
 
 and itself ``where``, the lexicon of places at which things are. The default registry's own
-patterns lie in ``config/training/service_robot.yaml``.
+patterns lie in ``config/training/service_robot``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +113,22 @@ def _parts(value: Any) -> tuple[str, ...]:
 def default_kind() -> RobotKind:
     """Read the default registry with its patterns."""
     registry = SkillRegistry.load(share_path(DEFAULT_SKILLS))
-    speech = read_yaml(share_path("config/training/service_robot.yaml"))
-    return _kind(registry, speech, {})
+    return _kind(registry, {"skills": _default_speech()}, {})
+
+
+@functools.lru_cache(maxsize=1)
+def _default_speech() -> Mapping[str, Any]:
+    """Read how people ask for the skills of the default registry."""
+    skills: dict[str, Any] = {}
+    for path in sorted(share_path("config/training/service_robot").glob("*.yaml")):
+        skills.update(read_yaml(path)["skills"])
+    return skills
 
 
 @functools.lru_cache(maxsize=1)
 def other_kinds() -> tuple[RobotKind, ...]:
     """Read the registries of all other robots, in the order of their names."""
-    shared = read_yaml(share_path("config/training/service_robot.yaml"))["skills"]
+    shared = _default_speech()
     folder = share_path("config/training/registries")
     return tuple(load_kind(path, shared) for path in sorted(folder.glob("*.yaml")))
 
@@ -137,7 +145,9 @@ def load_kind(path: Path, shared: Mapping[str, Any]) -> RobotKind:
     return _kind(registry, speech, shared)
 
 
-def _kind(registry: SkillRegistry, speech: dict[str, Any], shared: Mapping[str, Any]) -> RobotKind:
+def _kind(
+    registry: SkillRegistry, speech: Mapping[str, Any], shared: Mapping[str, Any]
+) -> RobotKind:
     skills = {}
     for name, skill in registry.skills.items():
         where = f"{registry.source}: skills.{name}"
@@ -150,9 +160,7 @@ def _kind(registry: SkillRegistry, speech: dict[str, Any], shared: Mapping[str, 
     return RobotKind(registry, skills, speech.get("where", "spot"))
 
 
-def _inherited(
-    fields: dict[str, Any], skill: Skill, default: Mapping[str, Any]
-) -> dict[str, Any]:
+def _inherited(fields: dict[str, Any], skill: Skill, default: Mapping[str, Any]) -> dict[str, Any]:
     """Take over all of a default skill of the same name and with the same arguments."""
     merged = {**default, **fields}
     merged["words"] = {**(default.get("words") or {}), **(fields.get("words") or {})}
@@ -214,8 +222,10 @@ def _check(speech: SkillSpeech, where: str) -> None:
     for pattern in (*speech.phrases, *speech.questions, *speech.incomplete, *speech.again):
         unknown = pattern.slots() - set(known)
         if unknown:
-            raise DatasetError(f"{where}: a phrase has the slot {sorted(unknown)[0]!r}, an argument "
-                               f"that the skill has not")
+            raise DatasetError(
+                f"{where}: a phrase has the slot {sorted(unknown)[0]!r}, an argument "
+                f"that the skill has not"
+            )
         for name in pattern.lexicons():
             lexicons[name]
     for name, argument in known.items():

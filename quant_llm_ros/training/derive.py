@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import random
-from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from quant_llm_ros.command.skills import (
@@ -103,9 +103,7 @@ def _subset(rng: random.Random, kind: RobotKind) -> list[SkillSpeech]:
     if rng.random() < 0.75:
         count = rng.randint(min(4, len(speeches)), len(speeches))
         kept = set(rng.sample(range(len(speeches)), count))
-        speeches = [
-            s for i, s in enumerate(speeches) if i in kept or s.skill.name == STOP_SKILL
-        ]
+        speeches = [s for i, s in enumerate(speeches) if i in kept or s.skill.name == STOP_SKILL]
     return speeches
 
 
@@ -191,10 +189,12 @@ def _changed_argument(
     if len(kept) > 2 and rng.random() < 0.3:
         del kept[rng.choice(list(kept))]
     if rng.random() < rename:
+        # The same column for all of them, so that they go together: enabled and disabled.
+        column = rng.randrange(4)
         for choice in kept:
-            new = rng.choice((*concepts.choice_names.get(choice, ()), choice))
-            if new not in kept.values():
-                kept[choice] = new
+            options = concepts.choice_names.get(choice, ())
+            if column < len(options) and options[column] not in kept.values():
+                kept[choice] = options[column]
     names = list(kept.values())
     if rng.random() < 0.4:
         rng.shuffle(names)

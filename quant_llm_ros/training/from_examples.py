@@ -138,9 +138,7 @@ def _with_slots(said: list[str], slots: Mapping[int, tuple[int, str]]) -> str:
     return " ".join(parts)
 
 
-def _run(
-    said: list[str], argument: Argument, value: str, call: RawCall
-) -> tuple[int, int] | None:
+def _run(said: list[str], argument: Argument, value: str, call: RawCall) -> tuple[int, int] | None:
     if argument.type is ArgumentType.QUANTITY:
         return _amount_run(said, argument, value)
     wanted = [w.casefold() for w in words(value.replace("_", " "))]

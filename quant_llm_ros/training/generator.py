@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from quant_llm_ros.command.calls import MISSING, parse
 from quant_llm_ros.command.skills import ArgumentType, SkillRegistry
@@ -189,7 +189,9 @@ def _written(
     pieces = disturb(rng, draft.words, draft.spans, manner, names)
     text = " ".join(" ".join(pieces).split())
     if manner.marks and text and text[-1] not in ".?!" and rng.random() < 0.85:
-        text = text.rstrip(",;:") + ("?" if draft.question and rng.random() < 0.9 else rng.choice("....!"))
+        text = text.rstrip(",;:") + (
+            "?" if draft.question and rng.random() < 0.9 else rng.choice("....!")
+        )
     copied = [" ".join(words(piece)) for piece in pieces]
     if not words(text) or len(text) > MAX_CHARS:
         raise Unsayable("no words or too many")

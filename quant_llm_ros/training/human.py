@@ -1,8 +1,8 @@
-"""Sentences that people said, as training sentences.
+"""Sentences that people said, with their gold calls, as training examples.
 
-The files have the format of ``command.evaluation``: the accepted strings of each argument. Of
-them, one is what the model should write: a run of the sentence's own words, rather the thing than
-a pronoun for it, and rather the longer name.
+The datasets have the format of ``command/evaluation.py``: each argument lists all strings that
+count as right. For training one of them is taken: a run of the sentence's own words, what a pronoun
+stands for rather than the pronoun, and as much of it as makes sense.
 """
 
 from __future__ import annotations
@@ -10,94 +10,147 @@ from __future__ import annotations
 from collections.abc import Sequence
 import os
 
-from quant_llm_ros.command import text as reading
-from quant_llm_ros.command.calls import MAX_CALLS, MISSING, SEPARATOR, UNKNOWN
-from quant_llm_ros.command.evaluation import GoldCall, load_dataset, normalize, Row
+from quant_llm_ros.command.calls import MISSING, SEPARATOR, UNKNOWN
+from quant_llm_ros.command.evaluation import GoldCall, load_dataset, Row
 from quant_llm_ros.command.skills import Argument, ArgumentType, SkillRegistry
-from quant_llm_ros.errors import DatasetError
-from quant_llm_ros.training.generator import TrainingExample
+from quant_llm_ros.command.text import clean, words
+from quant_llm_ros.errors import CommandError
+from quant_llm_ros.training.amounts import written_number
+from quant_llm_ros.training.from_examples import read_amount
+from quant_llm_ros.training.generator import check, MAX_CHARS, TrainingExample
 
-_MAX_CHARS = 1000
-_PRONOUNS = frozenset(
-    "it its this that these those them they one him her he she there here".split()  # noqa: SIM905
+KIND = "human"
+
+_PRONOUNS = frozenset(["it", "them", "this", "that", "these", "those", "one", "ones", "some", "him", "her", "he", "she", "they"])
+_DETERMINERS = frozenset(
+    ["the", "a", "an", "this", "that", "these", "those", "some", "any", "my", "your", "his", "her", "its", "our", "their"]
 )
+_PREPOSITIONS = frozenset(
+    ["to", "towards", "toward", "in", "into", "inside", "on", "onto", "at", "from", "of", "off", "near", "by", "beside", "behind", "under", "over", "above", "below", "with", "for", "next", "up", "down", "out", "around", "across", "along", "through", "between", "straight", "and", "or", "is", "are", "was", "that", "which", "front"]
+)
+_LONGEST_AMOUNT = 7
 
 
 def load_human(
-    path: str | os.PathLike[str], registry: SkillRegistry
-) -> tuple[list[TrainingExample], list[str]]:
-    """Read a file of sentences with known meaning.
+    path: str | os.PathLike[str], registry: SkillRegistry, *, kind: str = KIND
+) -> list[TrainingExample]:
+    """Read sentences for a registry.
+
+    A required text, place or amount that the gold lacks is written ``?``. Rows are left out whose
+    calls are not skills of the registry, whose gold lacks a required choice (in such rows a verb
+    such as «activate» tells it), or of whose values none stands in the sentence.
 
     Args:
-        path: The file.
-        registry: The skills that its calls are of.
-
-    Returns:
-        The sentences with the answers to learn, and the ids of the rows that cannot be learnt
-        because no accepted string of an argument is a piece of the sentence.
+        path: Dataset file.
+        registry: Registry that the answers are for.
+        kind: Kind of the examples.
 
     Raises:
-        DatasetError: The file is malformed, or has a skill or an argument that the registry lacks.
+        DatasetError: The file cannot be read.
     """
-    examples, left_out = [], []
+    examples = []
     for row in load_dataset(path):
-        answer = answer_of(row, registry)
-        if answer is None:
-            left_out.append(row.id)
-        else:
-            text = reading.clean(row.text, max_chars=_MAX_CHARS)
-            examples.append(TrainingExample(text, answer, "human"))
-    return examples, left_out
+        example = as_example(row, registry, kind)
+        if example is not None:
+            examples.append(example)
+    return examples
 
 
-def answer_of(row: Row, registry: SkillRegistry) -> str | None:
-    """Write the answer to one sentence, or None where it cannot be written."""
-    if not row.calls:
-        return UNKNOWN
-    words = reading.words(reading.clean(row.text, max_chars=_MAX_CHARS))
-    calls = [_call(call, words, registry, row.id) for call in row.calls]
-    if len(calls) > MAX_CALLS or any(call is None for call in calls):
+def as_example(row: Row, registry: SkillRegistry, kind: str = KIND) -> TrainingExample | None:
+    """Make an example of one row, or None where that is not possible."""
+    try:
+        text = clean(row.text, max_chars=MAX_CHARS)
+    except CommandError:
         return None
-    return SEPARATOR.join(call for call in calls if call is not None)
+    if not words(text):
+        return None
+    calls = [_written(call, words(text), registry) for call in row.calls]
+    written = [call for call in calls if call is not None]
+    if len(written) < len(calls):
+        return None
+    example = TrainingExample(text, SEPARATOR.join(written) or UNKNOWN, kind)
+    try:
+        check(example, registry)
+    except ValueError:
+        return None
+    return example
 
 
-def _call(call: GoldCall, words: Sequence[str], registry: SkillRegistry, where: str) -> str | None:
+def _written(call: GoldCall, sentence: list[str], registry: SkillRegistry) -> str | None:
     skill = registry.skills.get(call.skill)
-    if skill is None:
-        raise DatasetError(f"{where}: the registry has no skill {call.skill!r}")
-    known = {argument.decision_name for argument in skill.arguments}
-    if not known.issuperset(call.args):
-        unknown = sorted(set(call.args) - known)[0]
-        raise DatasetError(f"{where}: the skill {call.skill} has no argument {unknown!r}")
+    if skill is None or not set(call.args) <= {a.name for a in skill.arguments} | {
+        a.decision_name for a in skill.arguments
+    }:
+        return None
     parts = []
     for argument in skill.arguments:
-        gold = call.args.get(argument.decision_name)
+        gold = call.args.get(argument.name, call.args.get(argument.decision_name))
         if gold is None:
-            value = MISSING if argument.required else ""
-        elif isinstance(gold, float):
-            value = f"{gold:g} {argument.unit}"
-        else:
-            value = _choose(argument, gold, words)
-            if not value:
+            if argument.required and argument.type is ArgumentType.CHOICE:
                 return None
-        if value:
+            value = MISSING if argument.required else None
+        else:
+            value = _value(argument, gold, sentence)
+            if value is None:
+                return None
+        if value is not None:
             parts.append(f"{argument.name}={value}")
     return f"{skill.name}({', '.join(parts)})"
 
 
-def _choose(argument: Argument, options: Sequence[str], words: Sequence[str]) -> str:
-    """Give the best option as it is written in the sentence, or nothing."""
+def _value(argument: Argument, gold: tuple[str, ...] | float, sentence: list[str]) -> str | None:
+    if argument.type is ArgumentType.QUANTITY:
+        return _said_amount(argument, gold, sentence)
+    if isinstance(gold, float):
+        return None
     if argument.type is ArgumentType.CHOICE:
-        return next((option for option in options if option in argument.choices), "")
-    pieces = [piece for option in options if (piece := _piece(normalize(option), words))]
-    things = [piece for piece in pieces if piece.casefold() not in _PRONOUNS]
-    return max(things or pieces, key=len, default="")
+        return next((option for option in gold if option in argument.choices), None)
+    return best_option(gold, sentence)
 
 
-def _piece(name: str, words: Sequence[str]) -> str:
-    wanted = [word.casefold() for word in reading.words(name)]
-    said = [word.casefold() for word in words]
-    for start in range(len(said) - len(wanted) + 1):
-        if wanted and said[start : start + len(wanted)] == wanted:
-            return " ".join(words[start : start + len(wanted)])
-    return ""
+def _said_amount(
+    argument: Argument, gold: tuple[str, ...] | float, sentence: list[str]
+) -> str | None:
+    """Find the amount in the sentence that is the gold one in the unit of the decision."""
+    try:
+        wanted = gold if isinstance(gold, float) else float(gold[0].split()[0])
+    except ValueError:
+        return None
+    for length in range(min(_LONGEST_AMOUNT, len(sentence)), 0, -1):
+        for start in range(len(sentence) - length + 1):
+            said = read_amount(sentence[start : start + length], tuple(argument.factors))
+            if said is not None:
+                number, _, unit = said.partition(" ")
+                if abs(float(number) * argument.factors[unit] - wanted) <= 0.01 * abs(wanted):
+                    return said
+    return (
+        f"{written_number(wanted)} {argument.unit}" if argument.unit in argument.factors else None
+    )
+
+
+def best_option(options: Sequence[str], sentence: Sequence[str]) -> str | None:
+    """Choose among accepted strings.
+
+    Args:
+        options: Strings that count as right.
+        sentence: Words of the sentence.
+
+    Returns:
+        The longest string that is a run of the sentence's words and neither begins with a
+        determiner or preposition nor ends with one; a pronoun where there is nothing else; None
+        where none stands in the sentence.
+    """
+    said = f" {' '.join(sentence)} "
+    present = [" ".join(words(option)) for option in options]
+    present = [option for option in present if option and f" {option} " in said]
+    if not present:
+        return None
+    full = [option for option in present if _complete(option.casefold().split())]
+    return max(full or present, key=len)
+
+
+def _complete(option: list[str]) -> bool:
+    if len(option) == 1:
+        return option[0] not in _PRONOUNS
+    closing = option[-1] in _PREPOSITIONS or option[-1] in _DETERMINERS
+    return not (closing or option[0] in _PREPOSITIONS or option[0] in _DETERMINERS)

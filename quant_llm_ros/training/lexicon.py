@@ -8,21 +8,25 @@ word may be a pattern: ``room {#1-40}``. ``include`` names lexicons whose words 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import functools
-import random
-from collections.abc import Mapping
 from pathlib import Path
+import random
 from typing import Any, Protocol
 
 import yaml
 
 from quant_llm_ros.errors import DatasetError
 from quant_llm_ros.resources import share_path
-from quant_llm_ros.training.pattern import Pattern, Said, Span, Speaker, compile_pattern
+from quant_llm_ros.training.pattern import compile_pattern, Pattern, Said, Span, Speaker
 
 _DETERMINERS: dict[str, tuple[str, ...]] = {
-    "thing": ("the",) * 11 + ("my",) * 3 + ("a",) * 3 + ("",) * 2 + ("that", "this", "our", "your"),
+    "thing": ("the",) * 11
+    + ("my",) * 3
+    + ("a",) * 3
+    + ("",) * 2
+    + ("that", "this", "our", "your"),
     "device": ("the",) * 14 + ("my",) * 3 + ("",) * 2 + ("that", "this"),
     "place": ("the",) * 15 + ("my",) + ("",) * 2 + ("our", "that", "this"),
     "role": ("the",) * 9 + ("that", "this", "a"),
@@ -97,17 +101,18 @@ class Lexicon:
         if chance < _ADJECTIVE_SHARES[0]:
             return
         sort = rng.choice(self.adjectives)
-        word = rng.choice(sort)
+        word = pick(rng, sort)
         if indefinite and (word.endswith("est") or word in _POINTING):
             return
         words = word.split()
         other = rng.choice(self.adjectives)
         if chance > _ADJECTIVE_SHARES[1] and other is not sort:
-            second = rng.choice(other)
+            second = pick(rng, other)
             pointing = second in _POINTING or second.endswith("est")
+            # «The second small red wooden box», in this order.
+            first = pointing or self.adjectives.index(other) < self.adjectives.index(sort)
             if not (pointing and indefinite):
-                # «The second red cup», not «the red second cup».
-                words = [*second.split(), *words] if pointing else [*words, *second.split()]
+                words = [*second.split(), *words] if first else [*words, *second.split()]
         said.words.extend(words)
 
 
@@ -190,7 +195,7 @@ def load_lexicons() -> Lexicons:
                 raw[name] = value
     by_name = {}
     for name, value in raw.items():
-        sorts = str(value.get("adjectives", "")).split()
+        sorts = sorted(str(value.get("adjectives", "")).split(), key=_order)
         by_name[name] = Lexicon(
             name=name,
             kind=value.get("kind", "thing"),
@@ -199,6 +204,11 @@ def load_lexicons() -> Lexicons:
             entries=tuple(_entry(text) for text in _included(name, raw)),
         )
     return Lexicons(by_name, behind["attributes"], behind["locations"], words)
+
+
+def _order(sort: str) -> int:
+    """Tell where the adjectives of a sort stand among others."""
+    return {"look": 0, "size": 1, "state": 2, "colour": 3, "material": 4}.get(sort, 0)
 
 
 def _split(text: str) -> list[str]:

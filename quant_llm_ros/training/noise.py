@@ -5,9 +5,9 @@ Words that an argument copies stay where they are, so that an answer follows wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import random
-from collections.abc import Sequence
 
 from quant_llm_ros.training.lexicon import pick
 from quant_llm_ros.training.pattern import Span
@@ -33,10 +33,12 @@ _HOMOPHONES = {
 }  # fmt: skip
 _HESITATIONS = ("uh", "um", "er", "erm", "hmm", "like", "well", "you know", "i mean")
 _FUNCTION_WORDS = frozenset(
-    "the a an to of please my that could you can would on in at and it is".split()
+    ["the", "a", "an", "to", "of", "please", "my", "that", "could", "you", "can", "would", "on", "in", "at", "and", "it", "is"]
 )
-_DROPPED = frozenset("the a an my our your some".split())
-_NEVER_CHANGED = frozenset("not no never without except but instead rather on off".split())
+_DROPPED = frozenset(["the", "a", "an", "my", "our", "your", "some"])
+_NEVER_CHANGED = frozenset(
+    ["not", "no", "never", "without", "except", "but", "instead", "rather", "on", "off", "three", "five", "six", "seven", "nine", "ten", "eleven", "twelve", "fifteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "half", "quarter", "quarters", "point"]
+)
 _MARKS = ",.?!;:"
 
 
@@ -49,12 +51,14 @@ class Manner:
         capitals: The first word and names begin with capitals.
         slips: Share of words that recognition or a typist gets wrong.
         hesitations: Share of gaps with a hesitation.
+        shouting: All letters are capitals.
     """
 
     marks: bool
     capitals: bool
     slips: float = 0.0
     hesitations: float = 0.0
+    shouting: bool = False
 
 
 CLEAN = Manner(marks=False, capitals=False)
@@ -71,7 +75,9 @@ def some_manner(rng: random.Random) -> Manner:
         return Manner(True, True, slips, hesitations)
     if chance < 0.95:
         return Manner(True, False, slips, hesitations)
-    return Manner(False, True, slips, hesitations)
+    if chance < 0.985:
+        return Manner(False, True, slips, hesitations)
+    return Manner(chance < 0.993, True, slips, shouting=True)
 
 
 def disturb(
@@ -105,12 +111,16 @@ def disturb(
         for index in range(len(pieces) - 1):
             if not held[index] and rng.random() < manner.hesitations:
                 pieces[index] += f" {pick(rng, _HESITATIONS)}"
-    if manner.capitals:
+    if manner.shouting:
+        pieces = [w.upper() for w in pieces]
+    elif manner.capitals:
         pieces = [_capital(w, names) for w in pieces]
+        begins = True
         for index, word in enumerate(pieces):
             if word:
-                pieces[index] = word[0].upper() + word[1:]
-                break
+                if begins:
+                    pieces[index] = word[0].upper() + word[1:]
+                begins = word.endswith(".")
     elif not manner.marks and rng.random() < 0.12:
         # Some corpora and recognizers part what an apostrophe joins.
         pieces = [w.replace("'", " '") if not h else w for w, h in zip(pieces, held)]

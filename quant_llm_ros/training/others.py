@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import random
-from collections.abc import Sequence
 
 from quant_llm_ros.resources import share_path
 from quant_llm_ros.training.corpus import load_concepts, RobotKind, SkillSpeech
@@ -15,6 +15,8 @@ from quant_llm_ros.training.pattern import Pattern, Said
 from quant_llm_ros.training.sentences import Commander, Draft, gerund, load_frames
 from quant_llm_ros.training.talker import Wish
 from quant_llm_ros.training.view import SkillView, Unsayable, View, write_answer
+
+_OF_LISTENER = frozenset(("me", "your", "yourself", "you", "my"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +48,14 @@ class Bystander:
         self._rng: random.Random = commander.rng
         self._frames = load_frames().others
         concepts = commander.view.concepts
-        self._patterns = [
-            p for d in load_domains() if not d.unless & concepts for p in d.patterns
-        ]
+        self._patterns = [p for d in load_domains() if not d.unless & concepts for p in d.patterns]
         near = load_concepts().near
         self._foreign: list[tuple[RobotKind, SkillSpeech]] = [
             (kind, speech)
             for kind in kinds
             for speech in kind.skills.values()
-            if speech.concept not in concepts and not near.get(speech.concept, frozenset()) & concepts
+            if speech.concept not in concepts
+            and not near.get(speech.concept, frozenset()) & concepts
         ]
         own = commander.view.kind
         self._removed = [pair for pair in self._foreign if pair[0] is own]
@@ -89,6 +90,7 @@ class Bystander:
 
     def negated(self) -> Draft:
         """Say what not to do."""
+        self._no_avoiding()
         return self._framed("negated")
 
     def _framed(self, frames: str) -> Draft:
@@ -100,12 +102,19 @@ class Bystander:
                 before, after = draft.words[:at], draft.words[at + 1 :]
                 inner = Draft([], [])
                 self._clause(inner)
+                if "i" in before[-5:] and _OF_LISTENER & set(inner.words):
+                    raise Unsayable("i would bring me")
                 said = disturb(self._rng, inner.words, inner.spans, CLEAN, frozenset())
                 if mark == "=CALL":
                     said = write_answer(inner.calls, said).split()
                 draft.words = [*before, *said, *after]
         draft.calls = []
         return draft
+
+    def _no_avoiding(self) -> None:
+        """A robot that can be told what to avoid may take «don't go near it» for a command."""
+        if "avoid" in self._commander.view.concepts:
+            raise Unsayable("avoid is a skill")
 
     def _clause(self, draft: Draft, skill: SkillView | None = None) -> SkillView:
         commander = self._commander
@@ -120,6 +129,8 @@ class Bystander:
         """Say a command, and what not to do or what is no command."""
         draft = Draft([], [])
         chance = self._rng.random()
+        if chance < 0.44:
+            self._no_avoiding()
         if chance < 0.22:
             self._commander.speak(draft, self._frames["not_first"])
             self._clause(draft)
@@ -152,4 +163,3 @@ class Bystander:
             self._commander.speak(draft, self._frames["reasons"])
             self._clause(draft)
         return draft
-

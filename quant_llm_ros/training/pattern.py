@@ -18,10 +18,10 @@ A pattern is words with ``(one|of|these)``, ``[perhaps this]`` and slots::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import random
 import re
-from collections.abc import Sequence
 from typing import Protocol, Union
 
 OPTIONAL_SHARE = 0.4
@@ -148,7 +148,9 @@ class Choice:
         if self.optional and speaker.rng.random() >= OPTIONAL_SHARE:
             return
         options = self.options
-        chosen = options[int(speaker.rng.random() * len(options))] if len(options) > 1 else options[0]
+        chosen = (
+            options[int(speaker.rng.random() * len(options))] if len(options) > 1 else options[0]
+        )
         chosen.speak(said, speaker)
 
 
@@ -181,9 +183,7 @@ class Pattern:
         """Names of the lexicons that are named in it."""
         found: set[str] = set()
         for node in self.nodes:
-            if isinstance(node, Mention):
-                found.add(node.lexicon)
-            elif isinstance(node, Slot) and node.lexicon:
+            if isinstance(node, Mention) or (isinstance(node, Slot) and node.lexicon):
                 found.add(node.lexicon)
             elif isinstance(node, Choice):
                 for option in node.options:

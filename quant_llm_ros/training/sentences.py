@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import random
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quant_llm_ros.resources import share_path
@@ -16,13 +16,11 @@ from quant_llm_ros.training.talker import Talker, Wish
 from quant_llm_ros.training.view import Call, SkillView, Unsayable, View
 
 _ASKING = frozenset(
-    "what what's where how how's which in is are do does can could may who will".split()
+    ["what", "what's", "where", "how", "how's", "which", "in", "is", "are", "do", "does", "can", "could", "may", "who", "will"]
 )
 _IRREGULAR = {"lie": "lying", "die": "dying", "tie": "tying", "be": "being", "see": "seeing"}
 _DOUBLED = frozenset(
-    "put get grab set stop let run cut shut spin step scan dim grip drop mop trim map tag trap "
-    "slip skip chop stir dip fit pat pet plug ship shop sit snap tap top trot wrap zip plan spot "
-    "hop lug pin rub wag jog dig prop swap".split()
+    ["put", "get", "grab", "set", "stop", "let", "run", "cut", "shut", "spin", "step", "scan", "dim", "grip", "drop", "mop", "trim", "map", "tag", "trap", "slip", "skip", "chop", "stir", "dip", "fit", "pat", "pet", "plug", "ship", "shop", "sit", "snap", "tap", "top", "trot", "wrap", "zip", "plan", "spot", "hop", "lug", "pin", "rub", "wag", "jog", "dig", "prop", "swap"]
 )
 
 
@@ -45,7 +43,9 @@ def load_frames() -> Frames:
     """Read ``config/training/frames.yaml``."""
     document: dict[str, Any] = read_yaml(share_path("config/training/frames.yaml"))
     compiled = {name: patterns(texts) for name, texts in document.items()}
-    named = {f.name: compiled.pop(f.name) for f in dataclasses.fields(Frames) if f.name != "others"}
+    named = {
+        f.name: compiled.pop(f.name) for f in dataclasses.fields(Frames) if f.name != "others"
+    }
     return Frames(**named, others=compiled)
 
 
@@ -72,6 +72,17 @@ def gerund(verb: str) -> str:
     if verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")):
         return f"{verb[:-1]}ing"
     return f"{verb}ing"
+
+
+def _repeats(calls: Sequence[Call]) -> bool:
+    """Tell whether something is asked for twice in the same words, driving and turning aside."""
+    fixed = [
+        (call.view.skill.name, *sorted(call.values.items()))
+        for call in calls
+        if not any(isinstance(v, Span) for v in call.values.values())
+        and call.view.speech.concept not in ("move", "turn")
+    ]
+    return len(set(fixed)) < len(fixed)
 
 
 class Commander:
@@ -131,6 +142,8 @@ class Commander:
                 self._continue(draft, skills[index - 1], skills[index], one)
 
         self._around(draft, clauses, chained=True)
+        if _repeats(draft.calls):
+            raise Unsayable("nobody says it twice")
         return draft
 
     def several(self) -> Draft:
@@ -145,12 +158,14 @@ class Commander:
         wish = Wish(several=self.rng.choice((2, 2, 2, 3)))
         draft = Draft([], [])
         self._around(draft, lambda: self._clause(draft, skill, wish))
-        if len(draft.calls) < 2:
+        if len(draft.calls) < 2 or _repeats(draft.calls):
             raise Unsayable("one thing only")
         return draft
 
     def _skill_for(self, wish: Wish) -> SkillView:
-        skills = [s for s in self.view.skills if s.speech.concept != "stop" or self.rng.random() < 0.3]
+        skills = [
+            s for s in self.view.skills if s.speech.concept != "stop" or self.rng.random() < 0.3
+        ]
         if wish.incomplete:
             skills = [s for s in skills if any(a.required for a in s.skill.arguments)]
         if wish.outside:
@@ -185,7 +200,9 @@ class Commander:
         self.speak(draft, frames.arrivals if arrived else frames.joins)
         if self.rng.random() < 0.07:
             self.speak(draft, frames.others["again_requests"])
-        self._clause(draft, skill, dataclasses.replace(wish, referents=self._referents(draft, skill)))
+        self._clause(
+            draft, skill, dataclasses.replace(wish, referents=self._referents(draft, skill))
+        )
 
     def _referents(self, draft: Draft, skill: SkillView) -> list[Span]:
         last = draft.calls[-1]
@@ -240,7 +257,11 @@ class Commander:
             if draft.words[start + 1 : start + 2] == ["and"] or not first.isalpha():
                 raise Unsayable("no gerund")
             draft.words[start] = gerund(first)
-        if start and draft.words[start - 1] == "and" and draft.words[start - 2 : start - 1] == ["go"]:
+        if (
+            start
+            and draft.words[start - 1] == "and"
+            and draft.words[start - 2 : start - 1] == ["go"]
+        ):
             if first in ("go", "come", "move", "drive", "head"):
                 raise Unsayable("go and go")
         # «Say dinner is ready now»: no one could tell where the text ends.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
 
 from quant_llm_ros.command.calls import MISSING
 from quant_llm_ros.command.skills import Argument, ArgumentType
@@ -22,8 +22,17 @@ _DEICTIC = {
     "place": ("there", "there", "over there", "that place"),
     "person": ("them", "him", "her", "that person"),
 }
-_VAGUE = ("a bit", "a little", "a little bit", "some more", "a little further", "a few", "somewhat")
+_VAGUE = (
+    "a bit",
+    "a little",
+    "a little bit",
+    "some more",
+    "a little further",
+    "a few",
+    "somewhat",
+)
 _PRONOUNS = {"person": ("him", "her", "them"), "place": ("there",)}
+_CARRYING = frozenset(("bring", "pick", "place", "deliver", "collect"))
 _ATTEMPTS = 12
 
 
@@ -117,7 +126,7 @@ class Talker:
     def _calls(self, said: Said, skill: SkillView, wish: Wish) -> list[Call]:
         if not set(said.values) <= set(skill.arguments):
             raise Unsayable("an argument is not in this registry")
-        for (argument, values) in said.values.items():
+        for argument, values in said.values.items():
             for value in values:
                 if (
                     isinstance(value, str)
@@ -230,11 +239,16 @@ class Talker:
             values.append(MISSING)
             return
         if self._wish.referents and self.rng.random() < self._wish.pronoun_share:
-            fitting = [r for r in self._wish.referents if _may_refer(r.kind, lexicon.kind)]
+            carried = self._skill.speech.concept in _CARRYING
+            fitting = [
+                r for r in self._wish.referents if _may_refer(r.kind, lexicon.kind, carried)
+            ]
             if fitting:
                 self._pronoun(said, slot, fitting[-1])
                 return
         several = self._wish.several if slot.argument == self._main() else 1
+        if lexicon.kind in ("person", "text"):
+            several = 1
         for index in range(several):
             if index:
                 said.add("and" if index == several - 1 else ",")
@@ -271,7 +285,8 @@ class Talker:
                 raise Unsayable("a pronoun behind a particle")
 
 
-def _may_refer(referent: str, slot: str) -> bool:
+def _may_refer(referent: str, slot: str, carried: bool) -> bool:
     if slot == "thing":
-        return referent in ("thing", "device", "openable")
+        # A door that was opened is looked at, but not brought.
+        return referent == "thing" or (not carried and referent in ("device", "openable"))
     return referent == slot and referent != "text"

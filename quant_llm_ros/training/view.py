@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+import dataclasses
 
 from quant_llm_ros.command.calls import MAX_CALLS, MISSING, SEPARATOR, UNKNOWN
 from quant_llm_ros.command.skills import Skill, SkillRegistry
@@ -73,8 +73,7 @@ class Call:
         """Whether a required value was not said."""
         named = {self.view.arguments[a]: v for a, v in self.values.items()}
         return any(
-            a.required and named.get(a.name, MISSING) == MISSING
-            for a in self.view.skill.arguments
+            a.required and named.get(a.name, MISSING) == MISSING for a in self.view.skill.arguments
         )
 
     def written(self, words_of: Sequence[str]) -> str:

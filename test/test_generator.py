@@ -1,0 +1,404 @@
+"""The training sentences: reproducible, always answerable, varied, and labelled as agreed."""
+
+from __future__ import annotations
+
+import collections
+import json
+import random
+import time
+
+import pytest
+
+from quant_llm_ros.cli import generate as command_line
+from quant_llm_ros.command.calls import Grammar, parse, UNKNOWN
+from quant_llm_ros.command.decision import Status
+from quant_llm_ros.command.skills import ArgumentType, SkillRegistry
+from quant_llm_ros.command.text import clean, words
+from quant_llm_ros.command.validator import Validator
+from quant_llm_ros.training.amounts import (
+    has_limit,
+    number_words,
+    read_number,
+    say_amount,
+    written_number,
+)
+from quant_llm_ros.training.corpus import default_kind, load_concepts, other_kinds
+from quant_llm_ros.training.derive import derive
+from quant_llm_ros.training.from_examples import kind_of, read_amount, slotted
+from quant_llm_ros.training.generator import check, generate, KINDS, TrainingExample
+from quant_llm_ros.training.noise import disturb, Manner
+from quant_llm_ros.training.others import load_domains
+from quant_llm_ros.training.pattern import compile_pattern, Span
+from quant_llm_ros.training.sentences import Draft, gerund
+from quant_llm_ros.training.talker import Talker, Wish
+from quant_llm_ros.training.view import SkillView, View, write_answer
+
+SIZE = 5000
+
+OWN_REGISTRY = """
+version: 1
+name: window_washer
+skills:
+  wash:
+    description: wash a window
+    arguments:
+      window: {type: text}
+      passes: {type: quantity, unit: s, units: [s, min], min: 1, max: 600, required: false}
+    examples:
+      - {say: wash the kitchen window, calls: wash(window=kitchen window)}
+      - {say: wash the left window for two minutes, calls: "wash(window=left window, passes=2 min)"}
+  climb:
+    description: climb a distance
+    arguments:
+      direction: {type: choice, choices: [up, down]}
+      distance: {type: quantity, unit: m, units: [m, cm], min: 0.1, max: 20}
+    examples:
+      - {say: climb up three and a half meters, calls: "climb(direction=up, distance=3.5 m)"}
+  turn:
+    description: turn on the spot
+    arguments:
+      direction: {type: choice, choices: [left, right, around]}
+      angle: {type: quantity, unit: deg, units: [deg, rad, turn], required: false}
+  silent:
+    description: has no example
+"""
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Give many examples with their registries: (registry, example)."""
+    groups = generate(11, -(-SIZE // 16))
+    return [(g.registry, e) for g in groups for e in g.examples][:SIZE]
+
+
+def own_registry():
+    import yaml
+
+    return SkillRegistry.from_document(yaml.safe_load(OWN_REGISTRY), source="own.yaml")
+
+
+def test_the_same_seed_gives_the_same_sentences():
+    first = [(g.registry.names, g.examples) for g in generate(5, 20)]
+    again = [(g.registry.names, g.examples) for g in generate(5, 20)]
+    other = [(g.registry.names, g.examples) for g in generate(6, 20)]
+    assert first == again
+    assert first != other
+
+
+def test_every_answer_holds_against_its_registry(sample):
+    validators = {}
+    for registry, example in sample:
+        check(example, registry)
+        if id(registry) not in validators:
+            validators[id(registry)] = Validator(registry)
+        status = validators[id(registry)].check(parse(example.answer)).status
+        expected = {
+            "incomplete": (Status.CLARIFY,),
+            "out_of_range": (Status.REJECTED,),
+            "command": (Status.ACCEPTED, Status.STOP),
+            "chain": (Status.ACCEPTED, Status.STOP),
+            "mixed": (Status.ACCEPTED, Status.STOP),
+        }.get(example.kind, (Status.UNKNOWN,))
+        assert status in expected, example
+
+
+def test_the_grammar_of_the_sentence_takes_the_answer(sample):
+    """On a part: what is checked in Python is what the grammar for decoding allows."""
+    llguidance = pytest.importorskip("llguidance")
+    alphabet = [bytes([i]) for i in range(256)]
+
+    class Bytes:
+        eos_token_id, bos_token_id, special_token_ids = 256, None, [256]
+        tokens = [*alphabet, b"<eos>"]
+
+        def __call__(self, text):
+            return list(text)
+
+    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
+    for registry, example in sample[::25]:
+        sentence = words(clean(example.text, max_chars=512))
+        grammar = llguidance.LLMatcher.grammar_from_lark(Grammar(registry).for_sentence(sentence))
+        matcher = llguidance.LLMatcher(tokenizer, grammar)
+        taken = matcher.try_consume_tokens(list(example.answer.encode()))
+        assert taken == len(example.answer.encode()), example
+        assert matcher.is_accepting(), example
+
+
+def test_sentences_are_varied(sample):
+    texts = [example.text.casefold() for _, example in sample]
+    assert len(set(texts)) > 0.95 * SIZE
+    assert len({words(text)[0] for text in texts if words(text)}) > 300
+    assert len({word for text in texts for word in words(text)}) > 2500
+    lengths = [len(text.split()) for text in texts]
+    assert min(lengths) <= 2 and max(lengths) >= 25
+
+
+def test_every_kind_and_every_default_skill_occurs(sample):
+    kinds = collections.Counter(example.kind for _, example in sample)
+    assert set(kinds) == set(KINDS)
+    default = default_kind().registry
+    mine = [e for registry, e in sample if registry is default]
+    assert 0.5 < len(mine) / SIZE < 0.7
+    skills = collections.Counter(c.skill for e in mine for c in parse(e.answer))
+    assert set(skills) == set(default.names)
+    several = [e for _, e in sample if e.kind in ("command", "chain") and "; " in e.answer]
+    commands = kinds["command"] + kinds["chain"]
+    assert 0.3 < len(several) / commands < 0.45
+    assert 0.15 < sum(e.answer == UNKNOWN for _, e in sample) / SIZE < 0.3
+
+
+def test_several_thousand_a_second():
+    next(generate(1, 1))
+    started = time.process_time()
+    count = sum(len(g.examples) for g in generate(2, 125))
+    assert count / (time.process_time() - started) > 2000
+
+
+def test_shares_of_kinds_can_be_chosen():
+    kinds = {"small_talk": 1.0}
+    for group in generate(3, 5, 8, kinds=kinds):
+        assert len(group.examples) == 8
+        assert {e.answer for e in group.examples} == {UNKNOWN}
+
+
+def test_registries_differ_in_names_order_and_choices():
+    registries = [g.registry for g in generate(4, 150, 1, default_share=0.0)]
+    signatures = {tuple(s.signature for s in r.skills.values()) for r in registries}
+    assert len(signatures) > 120
+    names = {name for r in registries for name in r.names}
+    assert len(names) > 250
+    assert all("stop" in r.names for r in registries)
+    assert any(not s.examples for r in registries for s in r.skills.values())
+
+
+def test_examples_of_derived_registries_hold():
+    for group in generate(8, 40, 1, default_share=0.0):
+        Validator(group.registry)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "zero"),
+        (7, "seven"),
+        (13, "thirteen"),
+        (40, "forty"),
+        (42, "forty two"),
+        (100, "one hundred"),
+        (215, "two hundred fifteen"),
+        (3000, "three thousand"),
+        (12345, "twelve thousand three hundred forty five"),
+    ],
+)
+def test_number_words(number, said):
+    assert number_words(number) == said
+    assert read_number(said.split()) == number
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("two and a half", 2.5),
+        ("half a", 0.5),
+        ("a quarter of a", 0.25),
+        ("three quarters of a", 0.75),
+        ("one point two five", 1.25),
+        ("a hundred and twenty", 120),
+        ("seventy-five", 75),
+        ("1.5", 1.5),
+        ("a couple of", 2),
+        ("a", 1),
+        ("meters", None),
+        ("point", None),
+    ],
+)
+def test_numbers_as_people_say_them(said, number):
+    assert read_number(said.split()) == number
+
+
+@pytest.mark.parametrize(
+    ("said", "amount"),
+    [
+        ("two meters", "2 m"),
+        ("half a meter", "0.5 m"),
+        ("three and a half feet", "3.5 ft"),
+        ("20 centimetres", "20 cm"),
+        ("a couple of meters", "2 m"),
+        ("1.5m", "1.5 m"),
+        ("a meter", "1 m"),
+        ("two", None),
+        ("two bananas", None),
+    ],
+)
+def test_amounts_as_people_say_them(said, amount):
+    assert read_amount(said.split(), ("m", "cm", "ft")) == amount
+
+
+def test_amounts_lie_where_they_are_wished():
+    rng = random.Random(1)
+    for kind in (default_kind(), *other_kinds()):
+        for skill in kind.registry.skills.values():
+            for argument in skill.arguments:
+                if argument.type is not ArgumentType.QUANTITY:
+                    continue
+                for outside in (False, True):
+                    if outside and not has_limit(argument):
+                        continue
+                    for _ in range(40):
+                        said, written = say_amount(rng, argument, outside=outside)
+                        number, _, unit = written.partition(" ")
+                        value = float(number) * argument.factors[unit]
+                        within = argument.min <= value <= argument.max
+                        assert within != outside, (skill.name, said, written)
+                        assert number == written_number(float(number))
+
+
+def test_simple_amounts_read_as_they_are_written():
+    rng = random.Random(2)
+    distance = default_kind().registry.skills["move"].arguments[1]
+    known = 0
+    for _ in range(300):
+        said, written = say_amount(rng, distance)
+        amount = read_amount(said, tuple(distance.factors))
+        known += amount == written
+        # «One meter fifty» and «two feet six» are read from the front only.
+        assert amount in (written, None) or len(said) > 3, (said, written)
+    assert known > 230
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [("take", "taking"), ("put", "putting"), ("go", "going"), ("see", "seeing"), ("open", "opening"),
+     ("be", "being"), ("carry", "carrying")],
+)  # fmt: skip
+def test_gerund(verb, expected):
+    assert gerund(verb) == expected
+
+
+@pytest.mark.parametrize(
+    ("say", "calls", "pattern"),
+    [
+        ("bring me the cup from the shelf", "bring(object=cup, source=shelf, destination=me)",
+         "bring {destination'me} {object} from {source}"),
+        ("drive forward two and a half meters", "move(direction=forward, distance=2.5 m)",
+         "drive {direction} {distance}"),
+        ("go back fifty cm", "move(direction=backward, distance=50 cm)",
+         "go back {distance} {direction=backward}"),
+        ("go there", "go_to(place=?)", None),
+        ("go home", "go_to(place=kitchen)", None),
+    ],
+)  # fmt: skip
+def test_patterns_from_examples(say, calls, pattern):
+    skill = default_kind().registry.skills[calls.partition("(")[0]]
+    assert slotted(say, calls, skill) == pattern
+
+
+def test_a_registry_with_examples_only():
+    registry = own_registry()
+    kind = kind_of(registry)
+    assert set(kind.skills) == {"wash", "climb", "turn", "stop"}
+    examples = [
+        e for g in generate(1, 30, registries=[registry], default_share=1.0) for e in g.examples
+    ]
+    skills = {c.skill for e in examples for c in parse(e.answer)}
+    assert skills == {"wash", "climb", "turn", "stop"}
+    assert len({e.text for e in examples}) > 0.95 * len(examples)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (TrainingExample("fly", "fly()", "x"), "no skill"),
+        (TrainingExample("go", "go_to()", "x"), "required"),
+        (TrainingExample("go to the hall", "go_to(place=kitchen)", "x"), "not a piece"),
+        (TrainingExample("go to the red hall", "go_to(place=the hall)", "x"), "not a piece"),
+        (TrainingExample("turn", "turn(direction=up)", "x"), "no choice"),
+        (TrainingExample("turn left", "turn(direction=left, angle=?)", "x"), "optional"),
+        (TrainingExample("drive", "move(direction=forward, distance=2 kg)", "x"), "no unit"),
+        (TrainingExample("drive", "move(distance=2 m, direction=forward)", "x"), "order"),
+    ],
+)
+def test_wrong_answers_are_noticed(example, message):
+    with pytest.raises(ValueError, match=message):
+        check(example, default_kind().registry)
+
+
+@pytest.mark.parametrize("text", ["(a|b", "a)", "[a", "{object", "{object~}", "{a b}"])
+def test_malformed_patterns_are_refused(text):
+    with pytest.raises(ValueError):
+        if compile_pattern(text).nodes and text == "{object":
+            raise ValueError("read as a word")
+
+
+def test_a_pronoun_is_written_as_what_it_stands_for():
+    kind = default_kind()
+    talker = Talker(random.Random(3), View.plain(kind))
+    view = {s.skill.name: s for s in View.plain(kind).skills}
+    said = ["take", "the", "red", "mug", "and"]
+    wish = Wish(referents=[Span(2, 4, "thing")], pronoun_share=1.0)
+    answers = set()
+    for _ in range(20):
+        draft = Draft(list(said), [])
+        draft.calls = talker.clause(draft.words, view["place"], wish)
+        assert {"it"} & set(draft.words)
+        answers.add(write_answer(draft.calls, draft.words).partition(",")[0])
+    assert answers == {"place(object=red mug"}
+
+
+def test_noise_keeps_answers_true():
+    rng = random.Random(4)
+    manner = Manner(marks=False, capitals=False, slips=0.6, hesitations=0.3)
+    sentence = ["please", "bring", "the", "heavy", "watering", "can", "to", "my", "sister"]
+    for _ in range(50):
+        pieces = disturb(rng, sentence, [Span(3, 6)], manner, frozenset())
+        copied = " ".join(pieces[3:6])
+        assert len(copied.split()) >= 3
+        assert f" {copied} " in f" {' '.join(' '.join(pieces).split())} "
+
+
+def test_derived_registries_never_lose_stop():
+    rng = random.Random(5)
+    for kind in (default_kind(), *other_kinds()):
+        view = derive(rng, kind, other_kinds())
+        assert "stop" in view.registry.names
+        assert [s.skill.name for s in view.skills] == list(view.registry.names)
+
+
+def test_extent_of_the_data_files():
+    assert len(other_kinds()) >= 10
+    assert sum(len(d.patterns) for d in load_domains()) >= 150
+    phrases = [p for s in default_kind().skills.values() for p in (*s.phrases, *s.questions)]
+    assert len(phrases) > 200
+    for kind in other_kinds():
+        assert len(kind.skills) >= 10, kind.registry.name
+        assert all(len(s.phrases) >= 2 for s in kind.skills.values()), kind.registry.name
+    known = {s.concept for k in (default_kind(), *other_kinds()) for s in k.skills.values()}
+    assert known <= set(load_concepts().names)
+
+
+def test_the_command_writes_json_lines(tmp_path, monkeypatch):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    command_line.add_parser(parser.add_subparsers())
+    own = tmp_path / "own.yaml"
+    own.write_text(OWN_REGISTRY)
+    output = tmp_path / "out.jsonl"
+    arguments = parser.parse_args(
+        ["generate", "--seed", "3", "--count", "37", "--skills", str(own), "--output", str(output)]
+    )
+    assert arguments.run(arguments) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(rows) == 37
+    assert all(set(row) == {"text", "answer", "kind", "registry"} for row in rows)
+
+
+def test_views_write_their_own_names():
+    kind = default_kind()
+    rng = random.Random(6)
+    for _ in range(30):
+        view = derive(rng, kind, ())
+        for skill_view in view.skills:
+            assert isinstance(skill_view, SkillView)
+            named = {a.name for a in skill_view.skill.arguments}
+            assert set(skill_view.arguments.values()) == named

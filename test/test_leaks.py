@@ -1,0 +1,60 @@
+"""A measured sentence among training sentences is found, however it is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from quant_llm_ros.errors import DatasetError
+from quant_llm_ros.training.leaks import find_leaks, normal_form
+
+
+@pytest.fixture
+def measured(tmp_path):
+    path = tmp_path / "measured.jsonl"
+    texts = ["Bring me the red cup.", "come here", "there 's a box on the table"]
+    path.write_text("\n".join(json.dumps({"text": text, "calls": []}) for text in texts))
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bring me the red cup",
+        "BRING ME THE RED CUP!!",
+        "bring me, the red-cup",
+        "bring  me the redcup",
+        "there's a box on the table",
+    ],
+)
+def test_found(measured, text):
+    assert find_leaks(["go away now", text], [measured]) == [text]
+
+
+@pytest.mark.parametrize(
+    "text", ["bring me the blue cup", "bring me the red cup please", "come here"]
+)
+def test_not_found(measured, text):
+    assert find_leaks([text], [measured]) == []
+
+
+def test_short_sentences_count_when_wished(measured):
+    assert find_leaks(["come here"], [measured], min_words=1) == ["come here"]
+
+
+def test_each_is_named_once(measured):
+    assert find_leaks(["Bring me the red cup"] * 3, [measured]) == ["Bring me the red cup"]
+
+
+def test_without_measured_sets_nothing_leaks():
+    assert find_leaks(["bring me the red cup"], []) == []
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(DatasetError):
+        find_leaks(["a"], [tmp_path / "none.jsonl"])
+
+
+def test_normal_form():
+    assert normal_form("  It's  10 m, ok?") == "its10mok"
