@@ -68,6 +68,18 @@ def test_the_same_recipe_gives_the_same_bytes(
         assert again.files[name] == bundle.files[name], name
 
 
+def test_progress_only_grows(tmp_path: Path, checkpoint: Path) -> None:
+    recipe = Recipe.load(_written(tmp_path / "recipe.yaml", recipe_text(checkpoint)))
+    told: list[tuple[str, float]] = []
+    build_bundle(
+        recipe, tmp_path / "out", skills=SKILLS, progress=lambda *stage: told.append(stage)
+    )
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], told[-1]) == (0.0, ("done", 1.0))
+    assert len({stage for stage, _ in told}) >= 6
+
+
 def _edit(key: str, value: Any) -> Callable[[Path], None]:
     """Replace (or, with ``...``, remove) a value of bundle.yaml at a dotted path."""
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from quant_llm_ros.errors import DatasetError
-from quant_llm_ros.training.leaks import find_leaks, normal_form
+from quant_llm_ros.training.leaks import find_leaks, LeakCheck, normalized
 
 
 @pytest.fixture
@@ -32,15 +32,14 @@ def test_found(measured, text):
     assert find_leaks(["go away now", text], [measured]) == [text]
 
 
-@pytest.mark.parametrize(
-    "text", ["bring me the blue cup", "bring me the red cup please", "come here"]
-)
+@pytest.mark.parametrize("text", ["bring me the blue cup", "bring me the red cup please"])
 def test_not_found(measured, text):
     assert find_leaks([text], [measured]) == []
 
 
-def test_short_sentences_count_when_wished(measured):
-    assert find_leaks(["come here"], [measured], min_words=1) == ["come here"]
+def test_where_it_is_measured_is_named(measured):
+    found = LeakCheck([measured]).find(["good morning", "Come here!"])
+    assert found == [("Come here!", f"{measured}: {measured}:2")]
 
 
 def test_each_is_named_once(measured):
@@ -56,5 +55,5 @@ def test_a_missing_file_is_an_error(tmp_path):
         find_leaks(["a"], [tmp_path / "none.jsonl"])
 
 
-def test_normal_form():
-    assert normal_form("  It's  10 m, ok?") == "its10mok"
+def test_normalized():
+    assert normalized("  It's  10 m, ok?") == "its10mok"

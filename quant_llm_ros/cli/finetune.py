@@ -67,13 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.settings or share_path("config/finetune/default.yaml")
     )
     skills = SkillRegistry.load(arguments.skills or share_path("config/skills/service_robot.yaml"))
-    human = []
-    for path in arguments.data:
-        examples, left_out = load_human(path, skills)
-        print(f"{path}: {len(examples)} sentences", file=sys.stderr)
-        if left_out:
-            print(f"{path}: left out {', '.join(left_out)}", file=sys.stderr)
-        human += examples
+    human = [example for path in arguments.data for example in load_human(path, skills)]
+    if arguments.data:
+        print(f"{len(human)} human sentences", file=sys.stderr)
     trainer = Finetuner(
         settings,
         Path(arguments.output),

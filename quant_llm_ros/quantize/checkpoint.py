@@ -1,8 +1,8 @@
 """Checkpoints: where a model's shape, weights and tokenizer come from.
 
 A checkpoint is a GGUF file (also one inside an installed Python package) or a Hugging Face folder
-of safetensors. Weights are read one by one, when asked for, so that a model larger than the
-memory can be quantized. Pickled weights are refused: unpickling runs whatever code is in them.
+of safetensors. Weights are read one by one, when asked for. Pickled weights are refused:
+unpickling runs whatever code is in them.
 """
 
 from __future__ import annotations

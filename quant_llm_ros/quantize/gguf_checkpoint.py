@@ -71,7 +71,7 @@ def read(path: Path) -> Checkpoint:
     readers: dict[str, Callable[[], torch.Tensor]] = {}
     for name, tensor in tensors.items():
         heads = _permuted_heads(config, name)
-        readers[_hugging_face_name(name, path)] = partial(_read_tensor, tensor, heads)
+        readers[_hugging_face_name(name, path)] = partial(_read_tensor, path, tensor, heads)
     license_name = str(fields.get("general.license", "unknown"))
     bos = fields.get("tokenizer.ggml.bos_token_id")
     return Checkpoint(
@@ -139,9 +139,15 @@ def _permuted_heads(config: DecoderConfig, name: str) -> int:
     return config.key_value_heads if ".attn_k." in name else 0
 
 
-def _read_tensor(tensor: Any, permuted_heads: int) -> torch.Tensor:
+def _read_tensor(path: Path, tensor: Any, permuted_heads: int) -> torch.Tensor:
     """Dequantize a tensor, and undo llama.cpp's order of the rotary pairs (0, d/2, 1, …)."""
-    weight = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+    try:
+        weight = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the tensor {tensor.name} is of type {tensor.tensor_type.name}, which the "
+            f"package gguf cannot read; use a GGUF of another quantization"
+        ) from error
     if permuted_heads:
         pairs = weight.unflatten(0, (permuted_heads, -1, 2))  # [heads, dim / 2, 2, …]
         weight = pairs.transpose(1, 2).flatten(0, 2).contiguous()

@@ -11,7 +11,7 @@ A file in ``config/training/registries`` is a skill registry (see the head of
     questions   patterns that cannot stand behind «could you»
     incomplete  patterns that leave out something required
     again       patterns that continue a call of the same skill: «then {distance} back»
-    use         a skill of the default registry whose patterns serve too: {skill: go_to, place: area}
+    use         a default skill whose patterns serve too: {skill: go_to, place: area}
 
 and itself ``where``, the lexicon of places at which things are. The default registry's own
 patterns lie in ``config/training/service_robot``.

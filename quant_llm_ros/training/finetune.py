@@ -267,7 +267,7 @@ class Finetuner:
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     def _logits(self, batch: Pack) -> Tensor:
         """Logits of the asked tokens, float32 ``[k, vocab]``."""

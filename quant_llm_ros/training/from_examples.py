@@ -14,8 +14,9 @@ from quant_llm_ros.training.pattern import compile_pattern
 # Lexicons for names of arguments that say what they take; anything else is a thing.
 _LEXICONS = {
     "place": "goal", "location": "goal", "destination": "goal", "goal": "goal", "room": "room",
-    "zone": "room", "area": "room", "where": "goal", "to": "goal", "source": "spot", "from": "spot",
-    "origin": "spot", "target": "person", "person": "person", "who": "person", "whom": "person",
+    "zone": "room", "area": "room", "where": "goal", "to": "goal", "source": "spot",
+    "from": "spot", "origin": "spot",
+    "target": "person", "person": "person", "who": "person", "whom": "person",
     "name": "person", "user": "person", "customer": "person", "patient": "person",
     "device": "device", "appliance": "device", "machine": "device", "light": "device",
     "text": "utterance", "message": "utterance", "sentence": "utterance", "words": "utterance",
@@ -123,7 +124,8 @@ def _slot(argument: Argument, value: str, said: list[str]) -> str:
 
 
 def _with_slots(said: list[str], slots: Mapping[int, tuple[int, str]]) -> str:
-    parts, at = [], 0
+    parts: list[str] = []
+    at = 0
     while at < len(said):
         if at in slots:
             end, slot = slots[at]

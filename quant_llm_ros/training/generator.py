@@ -37,10 +37,10 @@ KINDS: Mapping[str, float] = {
 """Kinds of sentences and their default shares.
 
 ``command`` has one call (several where one verb has several objects), ``chain`` two to four, of
-``incomplete`` and ``out_of_range`` some have several too. ``small_talk`` is anything but a command,
-home-assistant requests included; ``foreign`` asks for a skill that the registry lacks; ``reported``
-is said by others, hypothetical or past. ``mixed`` has a command beside something negated, taken
-back or told.
+``incomplete`` and ``out_of_range`` some have several too. ``small_talk`` is anything but a
+command, home-assistant requests included; ``foreign`` asks for a skill that the registry lacks;
+``reported`` is said by others, hypothetical or past. ``mixed`` has a command beside something
+negated, taken back or told.
 """
 
 _ATTEMPTS = 40

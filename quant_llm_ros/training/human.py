@@ -1,8 +1,8 @@
 """Sentences that people said, with their gold calls, as training examples.
 
 The datasets have the format of ``command/evaluation.py``: each argument lists all strings that
-count as right. For training one of them is taken: a run of the sentence's own words, what a pronoun
-stands for rather than the pronoun, and as much of it as makes sense.
+count as right. For training one of them is taken: a run of the sentence's own words, what a
+pronoun stands for rather than the pronoun, and as much of it as makes sense.
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ from quant_llm_ros.training.generator import check, MAX_CHARS, TrainingExample
 
 KIND = "human"
 
-_PRONOUNS = frozenset(["it", "them", "this", "that", "these", "those", "one", "ones", "some", "him", "her", "he", "she", "they"])
-_DETERMINERS = frozenset(
-    ["the", "a", "an", "this", "that", "these", "those", "some", "any", "my", "your", "his", "her", "its", "our", "their"]
-)
-_PREPOSITIONS = frozenset(
-    ["to", "towards", "toward", "in", "into", "inside", "on", "onto", "at", "from", "of", "off", "near", "by", "beside", "behind", "under", "over", "above", "below", "with", "for", "next", "up", "down", "out", "around", "across", "along", "through", "between", "straight", "and", "or", "is", "are", "was", "that", "which", "front"]
-)
+_PRONOUNS = frozenset((
+    "it", "them", "this", "that", "these", "those", "one", "ones", "some", "him", "her", "he",
+    "she", "they",
+))  # fmt: skip
+_DETERMINERS = frozenset((
+    "the", "a", "an", "this", "that", "these", "those", "some", "any", "my", "your", "his",
+    "her", "its", "our", "their",
+))  # fmt: skip
+_PREPOSITIONS = frozenset((
+    "to", "towards", "toward", "in", "into", "inside", "on", "onto", "at", "from", "of", "off",
+    "near", "by", "beside", "behind", "under", "over", "above", "below", "with", "for", "next",
+    "up", "down", "out", "around", "across", "along", "through", "between", "straight", "and",
+    "or", "is", "are", "was", "that", "which", "front",
+))  # fmt: skip
 _LONGEST_AMOUNT = 7
 
 

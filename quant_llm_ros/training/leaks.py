@@ -1,4 +1,4 @@
-"""Refuses training sentences that are among the sentences on which accuracy is measured."""
+"""Sentences that are kept for measuring must never be learnt."""
 
 from __future__ import annotations
 
@@ -8,31 +8,52 @@ import unicodedata
 
 from quant_llm_ros.command.evaluation import load_dataset
 
-# One or two words («hello», «come here») are said by everybody; they prove nothing.
-_SHORTEST = 3
 
+def normalized(text: str) -> str:
+    """Bring a sentence to the form in which two of them count as the same.
 
-def normal_form(text: str) -> str:
-    """Give a sentence without case, spaces, accents' encodings and marks.
-
-    Two sentences with the same normal form are the same sentence.
+    Case-folded letters and digits alone, without spaces and marks.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(character for character in folded if character.isalnum())
 
 
+class LeakCheck:
+    """Knows the measured sentences."""
+
+    def __init__(self, measured: Sequence[str | os.PathLike[str]]) -> None:
+        """Read the files of measured sentences.
+
+        Args:
+            measured: Datasets in the format of ``command/evaluation.py``.
+
+        Raises:
+            DatasetError: One of them cannot be read.
+        """
+        self._measured = {
+            normalized(row.text): f"{path}: {row.id}"
+            for path in measured
+            for row in load_dataset(path)
+        }
+
+    def find(self, texts: Iterable[str]) -> list[tuple[str, str]]:
+        """Give each text that is a measured sentence, with the place of that sentence."""
+        found = []
+        for text in texts:
+            where = self._measured.get(normalized(text))
+            if where is not None:
+                found.append((text, where))
+        return found
+
+
 def find_leaks(
-    texts: Iterable[str],
-    measured_paths: Sequence[str | os.PathLike[str]],
-    *,
-    min_words: int = _SHORTEST,
+    texts: Iterable[str], measured_paths: Sequence[str | os.PathLike[str]]
 ) -> list[str]:
     """Find training sentences that are also measured.
 
     Args:
         texts: Training sentences.
         measured_paths: Datasets in the format of ``command/evaluation.py``.
-        min_words: Shorter sentences do not count; 1 counts all.
 
     Returns:
         The sentences of ``texts`` that occur in a measured set, each once, in order.
@@ -40,11 +61,4 @@ def find_leaks(
     Raises:
         DatasetError: A measured set cannot be read.
     """
-    measured = {
-        normal_form(row.text)
-        for path in measured_paths
-        for row in load_dataset(path)
-        if len(row.text.split()) >= min_words
-    }
-    found = {text: None for text in texts if normal_form(text) in measured}
-    return list(found)
+    return list(dict.fromkeys(text for text, _ in LeakCheck(measured_paths).find(texts)))

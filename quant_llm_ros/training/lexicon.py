@@ -1,9 +1,10 @@
 """Words for things, places, people and sentences, and how they stand in a sentence.
 
-Each file in ``config/training/lexicons`` maps names of lexicons to ``words`` (separated by commas),
-``kind`` (what may be referred to by which pronoun), ``determiner`` and ``adjectives``. A word
-ending in ``*`` is a plural, in ``~`` a mass noun, and one that begins with ``=`` a proper name. A
-word may be a pattern: ``room {#1-40}``. ``include`` names lexicons whose words belong to it too.
+Each file in ``config/training/lexicons`` maps names of lexicons to ``words`` (separated by
+commas), ``kind`` (what may be referred to by which pronoun), ``determiner`` and ``adjectives``. A
+word ending in ``*`` is a plural, in ``~`` a mass noun, and one that begins with ``=`` a proper
+name. A word may be a pattern: ``room {#1-40}``. ``include`` names lexicons whose words belong to
+it too.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Lexicons:
             return self.by_name[name]
         except KeyError:
             raise DatasetError(
-                f"config/training/lexicons: there is no lexicon {name!r}; add it or correct the name"
+                f"config/training/lexicons: there is no lexicon {name!r}; add it, or correct it"
             ) from None
 
 

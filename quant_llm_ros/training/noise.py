@@ -15,7 +15,8 @@ from quant_llm_ros.training.pattern import Span
 _NEIGHBOURS = {
     "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj",
     "i": "uo", "j": "hk", "k": "jl", "l": "k", "m": "n", "n": "bm", "o": "ip", "p": "o", "q": "w",
-    "r": "et", "s": "ad", "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
+    "r": "et", "s": "ad", "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu",
+    "z": "x",
 }  # fmt: skip
 _HOMOPHONES = {
     "two": ("to", "too"), "four": ("for",), "for": ("four",), "eight": ("ate",), "one": ("won",),
@@ -32,13 +33,17 @@ _HOMOPHONES = {
     "fridge": ("fringe",), "find": ("fined",), "bring": ("ring",), "the": ("da", "a", "de"),
 }  # fmt: skip
 _HESITATIONS = ("uh", "um", "er", "erm", "hmm", "like", "well", "you know", "i mean")
-_FUNCTION_WORDS = frozenset(
-    ["the", "a", "an", "to", "of", "please", "my", "that", "could", "you", "can", "would", "on", "in", "at", "and", "it", "is"]
-)
+_FUNCTION_WORDS = frozenset((
+    "the", "a", "an", "to", "of", "please", "my", "that", "could", "you", "can", "would", "on",
+    "in", "at", "and", "it", "is",
+))  # fmt: skip
 _DROPPED = frozenset(["the", "a", "an", "my", "our", "your", "some"])
-_NEVER_CHANGED = frozenset(
-    ["not", "no", "never", "without", "except", "but", "instead", "rather", "on", "off", "three", "five", "six", "seven", "nine", "ten", "eleven", "twelve", "fifteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "half", "quarter", "quarters", "point"]
-)
+_NEVER_CHANGED = frozenset((
+    "not", "no", "never", "without", "except", "but", "instead", "rather", "on", "off",
+    "three", "five", "six", "seven", "nine", "ten", "eleven", "twelve", "fifteen", "twenty",
+    "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand",
+    "half", "quarter", "quarters", "point",
+))  # fmt: skip
 _MARKS = ",.?!;:"
 
 
@@ -123,9 +128,9 @@ def disturb(
                 begins = word.endswith(".")
     elif not manner.marks and rng.random() < 0.12:
         # Some corpora and recognizers part what an apostrophe joins.
-        pieces = [w.replace("'", " '") if not h else w for w, h in zip(pieces, held)]
+        pieces = [w.replace("'", " '") if not h else w for w, h in zip(pieces, held, strict=True)]
     elif not manner.marks and rng.random() < 0.1:
-        pieces = [w.replace("'", "") if not h else w for w, h in zip(pieces, held)]
+        pieces = [w.replace("'", "") if not h else w for w, h in zip(pieces, held, strict=True)]
     return pieces
 
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import dataclasses
 import random
 import re
-from typing import Protocol, Union
+from typing import Protocol
 
 OPTIONAL_SHARE = 0.4
 """How often an optional part is said."""
@@ -47,7 +47,7 @@ class Span:
     plural: bool = False
 
 
-Value = Union[str, Span]
+Value = str | Span
 
 
 @dataclasses.dataclass
@@ -154,7 +154,7 @@ class Choice:
         chosen.speak(said, speaker)
 
 
-Node = Union[Word, Slot, Mention, Number, Choice]
+Node = Word | Slot | Mention | Number | Choice
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,18 @@ from quant_llm_ros.training.pattern import Pattern, Said, Span
 from quant_llm_ros.training.talker import Talker, Wish
 from quant_llm_ros.training.view import Call, SkillView, Unsayable, View
 
-_ASKING = frozenset(
-    ["what", "what's", "where", "how", "how's", "which", "in", "is", "are", "do", "does", "can", "could", "may", "who", "will"]
-)
+_ASKING = frozenset((
+    "what", "what's", "where", "how", "how's", "which", "in", "is", "are", "do", "does", "can",
+    "could", "may", "who", "will",
+))  # fmt: skip
 _IRREGULAR = {"lie": "lying", "die": "dying", "tie": "tying", "be": "being", "see": "seeing"}
-_DOUBLED = frozenset(
-    ["put", "get", "grab", "set", "stop", "let", "run", "cut", "shut", "spin", "step", "scan", "dim", "grip", "drop", "mop", "trim", "map", "tag", "trap", "slip", "skip", "chop", "stir", "dip", "fit", "pat", "pet", "plug", "ship", "shop", "sit", "snap", "tap", "top", "trot", "wrap", "zip", "plan", "spot", "hop", "lug", "pin", "rub", "wag", "jog", "dig", "prop", "swap"]
-)
+_DOUBLED = frozenset((
+    "put", "get", "grab", "set", "stop", "let", "run", "cut", "shut", "spin", "step", "scan",
+    "dim", "grip", "drop", "mop", "trim", "map", "tag", "trap", "slip", "skip", "chop", "stir",
+    "dip", "fit", "pat", "pet", "plug", "ship", "shop", "sit", "snap", "tap", "top", "trot",
+    "wrap", "zip", "plan", "spot", "hop", "lug", "pin", "rub", "wag", "jog", "dig", "prop",
+    "swap",
+))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,10 +196,10 @@ class Commander:
 
     def _continue(self, draft: Draft, last: SkillView, skill: SkillView, wish: Wish) -> None:
         again = last.speech.again
-        if skill is last and again and not (wish.incomplete or wish.outside):
-            if self.rng.random() < 0.7:
-                draft.calls += self.talker.clause(draft.words, skill, wish, among=again)
-                return
+        plain = not (wish.incomplete or wish.outside)
+        if skill is last and again and plain and self.rng.random() < 0.7:
+            draft.calls += self.talker.clause(draft.words, skill, wish, among=again)
+            return
         frames = self._frames
         arrived = last.speech.concept == "go_to" and self.rng.random() < 0.1
         self.speak(draft, frames.arrivals if arrived else frames.joins)
@@ -257,13 +262,9 @@ class Commander:
             if draft.words[start + 1 : start + 2] == ["and"] or not first.isalpha():
                 raise Unsayable("no gerund")
             draft.words[start] = gerund(first)
-        if (
-            start
-            and draft.words[start - 1] == "and"
-            and draft.words[start - 2 : start - 1] == ["go"]
-        ):
-            if first in ("go", "come", "move", "drive", "head"):
-                raise Unsayable("go and go")
+        going = start > 1 and draft.words[start - 2 : start] == ["go", "and"]
+        if going and first in ("go", "come", "move", "drive", "head"):
+            raise Unsayable("go and go")
         # «Say dinner is ready now»: no one could tell where the text ends.
         said = any(s.kind == "text" and s.end == len(draft.words) for s in draft.spans)
         if not said and self.rng.random() < 0.16:

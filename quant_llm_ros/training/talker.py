@@ -118,7 +118,13 @@ class Talker:
         raise Unsayable(skill.skill.name)
 
     def _choose_left_out(self) -> None:
-        required = [old for old, argument in self._by_name.items() if argument.required]
+        # A choice is often told by the verb: only a pattern knows what remains without it.
+        written = bool(self._skill and self._skill.speech.incomplete)
+        required = [
+            old
+            for old, argument in self._by_name.items()
+            if argument.required and not (written and argument.type is ArgumentType.CHOICE)
+        ]
         if not required:
             raise Unsayable("nothing is required")
         self._left_out = self.rng.choice(required)
