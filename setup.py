@@ -45,6 +45,7 @@ setup(
             "onnx",
             "onnx-ir",
             "onnxscript",
+            "peft",
             "safetensors",
             "torch",
             "transformers",

@@ -50,8 +50,6 @@ def add_parser(subcommands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train an adapter."""
     try:
-        import torch
-
         from quant_llm_ros.training.finetune import Finetuner, Report
     except ModuleNotFoundError as error:
         raise RecipeError(
@@ -62,7 +60,6 @@ def run(arguments: argparse.Namespace) -> int:
     from quant_llm_ros.training.human import load_human
     from quant_llm_ros.training.settings import FinetuneSettings
 
-    torch.set_num_threads(arguments.threads)
     settings = FinetuneSettings.load(
         arguments.settings or share_path("config/finetune/default.yaml")
     )
@@ -77,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         human=human,
         measured=[Path(path) for path in arguments.measured],
         device=arguments.device,
+        threads=arguments.threads,
     )
     if trainer.resume():
         print(f"going on after step {trainer.step}", file=sys.stderr)

@@ -154,7 +154,13 @@ class Understander:
                     f"{report.relative_error:.3g} from the reference (relative), the limit is "
                     f"{report.limit:.3g}; rebuild the bundle on this machine"
                 )
-            self = cls(engine, tokenizer, skills, max_command_chars=max_command_chars)
+            self = cls(
+                engine,
+                tokenizer,
+                skills,
+                max_command_chars=max_command_chars,
+                examples_in_prompt=bundle.prompt_examples,
+            )
         except BaseException:
             engine.close()
             raise

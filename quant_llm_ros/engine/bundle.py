@@ -90,6 +90,8 @@ class Bundle:
         model: What the model is.
         target: Kind of graph: ``ort``.
         recipe: The recipe as it was run.
+        prompt_examples: The prompt shows examples of the skills, as a model needs that was not
+            fine-tuned for the task.
         skills_fixed: The model was made for exactly the bundle's ``skills.yaml``.
         files: What each file must be, by name.
         figures: What was measured while building, by name.
@@ -104,6 +106,7 @@ class Bundle:
     model: ModelInfo
     target: str
     recipe: Mapping[str, Any]
+    prompt_examples: bool
     skills_fixed: bool
     files: Mapping[str, FileInfo]
     figures: Mapping[str, float]
@@ -205,6 +208,7 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
     for name in REQUIRED_FILES:
         if name not in files:
             raise BundleError(f"{description}: files.{name} is missing; rebuild the bundle")
+    prompt = _get(description, fields, "prompt", dict)
     skills = _get(description, fields, "skills", dict)
     return Bundle(
         path=path,
@@ -215,6 +219,7 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
         model=ModelInfo(**model),
         target=_get(description, fields, "target", str),
         recipe=types.MappingProxyType(_get(description, fields, "recipe", dict)),
+        prompt_examples=_get(description, prompt, "examples", bool, "prompt."),
         skills_fixed=_get(description, skills, "fixed", bool, "skills."),
         files=types.MappingProxyType(files),
         figures=types.MappingProxyType(_get(description, fields, "figures", dict)),

@@ -24,6 +24,7 @@ from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.selftest import self_test
 from quant_llm_ros.errors import BundleError, CheckpointError, EngineError, RecipeError
 from quant_llm_ros.quantize import reference
+from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.checkpoint import Checkpoint
 from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.graph import export
@@ -77,6 +78,12 @@ def build_bundle(recipe: Recipe, output: Path, *, skills: Path, progress: Progre
             "decoder_relative_error": _check_decoder(checkpoint, prompts, expected)
         }
 
+        adapter = Adapter.load(recipe.adapter) if recipe.adapter else None
+        if adapter:
+            progress("merging the adapter", 0.45)
+            _merge(adapter, decoder)
+            expected = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
+
         weights = _QuantizingSource(decoder, recipe)
         export(
             checkpoint.config,
@@ -92,7 +99,7 @@ def build_bundle(recipe: Recipe, output: Path, *, skills: Path, progress: Progre
 
         progress("measuring the engine", 0.85)
         parameters = weights.parameters
-        description = _description(recipe, checkpoint, parameters, folder)
+        description = _description(recipe, checkpoint, adapter, parameters, folder)
         _write_description(folder, description)
         figures |= _engine_figures(Bundle.load(folder, verify=False), prompts, logits)
         size = sum(path.stat().st_size for path in folder.iterdir())
@@ -144,6 +151,18 @@ class _QuantizingSource:
         self._decoder.set_weight(name, quantized.dequantize())
         self.bits += quantized.size_bits
         return quantized
+
+
+def _merge(adapter: Adapter, decoder: Decoder) -> None:
+    """Add an adapter's updates to the weights."""
+    unknown = set(adapter.pairs) - set(decoder.matrix_names())
+    if unknown:
+        raise CheckpointError(
+            f"the adapter changes {sorted(unknown)[0]}, which the checkpoint lacks: it was "
+            f"trained for another model"
+        )
+    for name in adapter.pairs:
+        decoder.set_weight(name, adapter.merge(name, decoder.get_parameter(name).data))
 
 
 def _check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -234,7 +253,11 @@ def _write_reference(
 
 
 def _description(
-    recipe: Recipe, checkpoint: Checkpoint, parameters: int, folder: Path
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    adapter: Adapter | None,
+    parameters: int,
+    folder: Path,
 ) -> dict[str, Any]:
     """Describe the bundle, all but its figures."""
     config = dataclasses.asdict(checkpoint.config)
@@ -263,6 +286,8 @@ def _description(
             "eos_token_id": checkpoint.eos_token_id,
             "chat_template": checkpoint.chat_template,
         },
+        "adapter_sha256": adapter.sha256 if adapter else None,
+        "prompt": {"examples": recipe.prompt_examples},
         "target": recipe.target,
         "recipe": dict(recipe.settings),
         "skills": {"fixed": False},

@@ -82,6 +82,9 @@ class Recipe:
     Attributes:
         name: Of the bundle.
         checkpoint: Where the model comes from.
+        adapter: Folder of the low-rank adapter that is merged before quantization, or None.
+        prompt_examples: Whether the prompt shows examples: a model as it comes needs them, one
+            that was fine-tuned for the task was trained without.
         rules: The first whose pattern matches a weight's name decides; the last matches all.
         context_length: Most tokens in the cache.
         target: Kind of graph.
@@ -91,6 +94,8 @@ class Recipe:
 
     name: str
     checkpoint: CheckpointSource
+    adapter: Path | None
+    prompt_examples: bool
     rules: tuple[LayerRule, ...]
     context_length: int
     target: str
@@ -135,7 +140,9 @@ class Recipe:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
         top = _Fields(path, "", settings)
-        top.allow("name", "checkpoint", "quantize", "context_length", "target")
+        top.allow(
+            "name", "checkpoint", "adapter", "prompt", "quantize", "context_length", "target"
+        )
         target = top.get("target", str, "ort")
         if target not in TARGETS:
             raise RecipeError(f"{path}: unknown target {target!r}{nearest(target, TARGETS)}")
@@ -145,6 +152,8 @@ class Recipe:
         return cls(
             name=top.get("name", str),
             checkpoint=_checkpoint(_Fields(path, "checkpoint", top.get("checkpoint", dict))),
+            adapter=path.parent / top.get("adapter", str) if "adapter" in settings else None,
+            prompt_examples=_prompt_examples(_Fields(path, "prompt", top.get("prompt", dict, {}))),
             rules=_rules(_Fields(path, "quantize", top.get("quantize", dict))),
             context_length=context_length,
             target=target,
@@ -199,6 +208,12 @@ def _checkpoint(fields: _Fields) -> CheckpointSource:
         sha256=fields.get("sha256", str, "").lower(),
         license=fields.get("license", str, ""),
     )
+
+
+def _prompt_examples(fields: _Fields) -> bool:
+    """Read the ``prompt`` part."""
+    fields.allow("examples")
+    return fields.get("examples", bool, True)
 
 
 def _rules(fields: _Fields) -> tuple[LayerRule, ...]:

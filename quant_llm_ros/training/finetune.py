@@ -73,6 +73,7 @@ class Finetuner:
         human: Sequence[TrainingExample] = (),
         measured: Sequence[Path] = (),
         device: str = "cpu",
+        threads: int = 2,
     ) -> None:
         """Load the checkpoint that the recipe names and put a fresh adapter on it.
 
@@ -84,10 +85,12 @@ class Finetuner:
             measured: Files of sentences that must not be learnt: a generated one is left out, a
                 human one is an error.
             device: ``cpu`` or ``cuda``.
+            threads: CPU threads of torch.
 
         Raises:
             QuantLlmError: The recipe or the checkpoint cannot be used.
         """
+        torch.set_num_threads(threads)
         self.settings = settings
         self.output = output
         self.step = 0

@@ -80,14 +80,13 @@ def gerund(verb: str) -> str:
 
 
 def _repeats(calls: Sequence[Call]) -> bool:
-    """Tell whether something is asked for twice in the same words, driving and turning aside."""
-    fixed = [
-        (call.view.skill.name, *sorted(call.values.items()))
+    """Tell whether the same is asked for twice, driving and turning aside."""
+    asked = [
+        (call.view.skill.name, frozenset(call.values.items()))
         for call in calls
-        if not any(isinstance(v, Span) for v in call.values.values())
-        and call.view.speech.concept not in ("move", "turn")
+        if call.view.speech.concept not in ("move", "turn")
     ]
-    return len(set(fixed)) < len(fixed)
+    return len(set(asked)) < len(asked)
 
 
 class Commander:
@@ -133,6 +132,9 @@ class Commander:
         for index in range(length):
             one = wish if wish and index == special else Wish()
             skills.append(self._next(skills, one))
+        if wish and any(skill.speech.concept == "stop" for skill in skills):
+            # Where a stop is, nothing else counts.
+            raise Unsayable("stop")
         reverse = length == 2 and self.rng.random() < 0.05
 
         if reverse and not wish:

@@ -241,7 +241,10 @@ class Talker:
         values = said.values[slot.argument]
         if slot.argument == self._left_out:
             self._refuse_after_particle(said)
-            said.words.extend(pick(self.rng, _DEICTIC.get(lexicon.kind, ("that",))).split())
+            deictic = pick(self.rng, _DEICTIC.get(lexicon.kind, ("that",)))
+            if deictic.endswith("there"):
+                self._drop_to(said)
+            said.words.extend(deictic.split())
             values.append(MISSING)
             return
         if self._wish.referents and self.rng.random() < self._wish.pronoun_share:
@@ -273,8 +276,7 @@ class Talker:
             last = said.words[-1] if said.words else ""
             if last in ("on", "at", "near", "around", "the", "of", "by", "towards"):
                 raise Unsayable("there")
-            if last == "to" and said.words[-2:] != ["next", "to"]:
-                said.words.pop()
+            self._drop_to(said)
             said.add("there")
         else:
             self._refuse_after_particle(said)
@@ -282,6 +284,14 @@ class Talker:
             said.plural = referent.plural
             said.add(pick(self.rng, options))
         said.values[slot.argument].append(referent)
+
+    @staticmethod
+    def _drop_to(said: Said) -> None:
+        """«Bring it there», not «bring it to there»."""
+        if said.words[-1:] == ["to"]:
+            if said.words[-2:-1] in (["next"], ["close"]):
+                raise Unsayable("next to there")
+            said.words.pop()
 
     def _refuse_after_particle(self, said: Said) -> None:
         """«Pick it up», but never «pick up it»."""
