@@ -1,0 +1,214 @@
+"""Packing, rounding and merging: what training computes is what the bundle will compute."""
+
+import json
+import subprocess
+
+import pytest
+from safetensors.torch import load_file, save_file
+from scripted import make_tokenizer, SKILLS_PATH
+import torch
+
+from quant_llm_ros.command.prompt import Prompt
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.errors import CheckpointError, RecipeError
+from quant_llm_ros.quantize.adapter import Adapter
+from quant_llm_ros.training.packing import pack
+from quant_llm_ros.training.settings import FinetuneSettings
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """Give a small tokenizer."""
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def tiny_llama(vocab_size):
+    """Make a small random model."""
+    import transformers
+
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+        )
+    ).eval()
+
+
+def test_a_pack_is_the_same_as_its_sentences_alone(tokenizer):
+    """Sentences behind one prompt have the logits that each has by itself."""
+    model = tiny_llama(tokenizer.vocab_size)
+    prompt = Prompt(SkillRegistry.load(SKILLS_PATH), tokenizer, examples=False)
+    examples = [("go to the hall", "go_to(place=hall)"), ("hello", "unknown"), ("home", "dock()")]
+    batch = pack(prompt, tokenizer, examples)
+    mask = torch.zeros(batch.visible.shape).masked_fill(~batch.visible, -torch.inf)
+    with torch.no_grad():
+        together = model(
+            input_ids=batch.tokens[None],
+            attention_mask=mask[None, None],
+            position_ids=batch.positions[None],
+        ).logits[0, batch.asked]
+        for index, (text, answer) in enumerate(examples):
+            reply = [*tokenizer.encode(answer), tokenizer.turn_end]
+            whole = [*prompt.prefix, *prompt.after_prefix(text), *reply]
+            alone = model(input_ids=torch.tensor([whole])).logits[0, -len(reply) - 1 : -1]
+            mine = batch.owner == index
+            assert batch.labels[mine].tolist() == reply
+            torch.testing.assert_close(together[mine], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_rounding_keeps_the_merged_weight_on_the_grid(tmp_path):
+    """After a refresh the frozen part and the update add up to the quantized weight."""
+    import peft
+
+    from quant_llm_ros.quantize.recipe import Recipe
+    from quant_llm_ros.training.rounding import lora_layers, Rounding
+
+    recipe_path = tmp_path / "recipe.yaml"
+    recipe_path.write_text(
+        "{name: t, checkpoint: {path: none.gguf}, context_length: 64, quantize: {method: uniform, "
+        "bits: 4, block: 32, range: minmax}}"
+    )
+    recipe = Recipe.load(recipe_path)
+    model = peft.get_peft_model(
+        tiny_llama(100), peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"])
+    )
+    layers = lora_layers(model)
+    assert len(layers) == 4
+    before = {name: layer.base_layer.weight.clone() for name, layer in layers.items()}
+    rounding = Rounding(model, recipe)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        for layer in layers.values():
+            torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.02)
+        rounding.refresh()
+        for name, layer in layers.items():
+            update = layer.get_delta_weight("default")
+            expected = recipe.quantizer(name)(before[name] + update).dequantize()
+            torch.testing.assert_close(layer.base_layer.weight + update, expected)
+
+
+def write_adapter(folder, tensors, **config):
+    """Write an adapter's files."""
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config})
+    )
+    return folder
+
+
+def test_merging_is_what_peft_computes(tmp_path):
+    """Our merge of peft's files gives peft's merged weights."""
+    import peft
+
+    model = peft.get_peft_model(
+        tiny_llama(100), peft.LoraConfig(r=4, lora_alpha=8, target_modules=["k_proj", "down_proj"])
+    )
+    plain = {n: p.clone() for n, p in tiny_llama(100).named_parameters()}
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "adapter")
+    merged = dict(model.merge_and_unload().named_parameters())
+    adapter = Adapter.load(tmp_path / "adapter")
+    assert len(adapter.pairs) == 4
+    for name, weight in plain.items():
+        torch.testing.assert_close(adapter.merge(name, weight), merged[name])
+
+
+@pytest.mark.parametrize(
+    ("keys", "config", "says"),
+    [
+        (["a.lora_A.weight"], {}, "has no matching lora_B"),
+        (["a.lora_A.weight", "a.lora_B.weight", "a.bias"], {}, "tensors that are not of a LoRA"),
+        (["a.lora_A.weight", "a.lora_B.weight"], {"peft_type": "IA3"}, "only plain LoRA"),
+        (["a.lora_A.weight", "a.lora_B.weight"], {"use_dora": True}, "only plain LoRA"),
+    ],
+)
+def test_adapters_that_cannot_be_merged(tmp_path, keys, config, says):
+    """An adapter of another kind is refused with the reason."""
+    tensors = {f"base_model.model.{key}": torch.zeros(2, 2) for key in keys}
+    with pytest.raises(CheckpointError, match=says):
+        Adapter.load(write_adapter(tmp_path / "adapter", tensors, **config))
+
+
+def test_adapter_files_that_are_missing_damaged_or_of_another_model(tmp_path):
+    """The message names the file and what an adapter is."""
+    with pytest.raises(CheckpointError, match="an adapter is a folder with adapter_config"):
+        Adapter.load(tmp_path / "none")
+    pair = {
+        "base_model.model.a.lora_A.weight": torch.zeros(2, 8),
+        "base_model.model.a.lora_B.weight": torch.zeros(4, 2),
+    }
+    folder = write_adapter(tmp_path / "adapter", pair)
+    with pytest.raises(CheckpointError, match="it was trained for another model"):
+        Adapter.load(folder).merge("a.weight", torch.zeros(4, 4))
+    (folder / "adapter_model.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(CheckpointError, match="damaged adapter"):
+        Adapter.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "must be a mapping"),
+        ("{}", "recipe must name a quantization recipe"),
+        ("{recipe: r.yaml, step: 1}", "unknown setting 'step'; did you mean 'steps'?"),
+        ("{recipe: r.yaml, steps: many}", "steps must be a whole number"),
+        ("{recipe: r.yaml, steps: 0}", "steps must be at least 1"),
+        ("{recipe: r.yaml, warmup: 2}", "warmup must be between 0 and 1"),
+        ("{recipe: [", "not readable as YAML"),
+    ],
+)
+def test_malformed_settings_are_named(tmp_path, text, says):
+    """A mistake in the settings is found before anything is loaded."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        FinetuneSettings.load(path)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.slow
+def test_finetune_runs_resumes_and_saves(tmp_path, repository, scripts):
+    """A run on the real model that is cut short goes on and ends with an adapter peft can read."""
+    settings = tmp_path / "settings.yaml"
+    recipe = repository / "config" / "recipes" / "default.yaml"
+    settings.write_text(
+        f"{{recipe: {recipe}, steps: 3, group_size: 2, report_every: 1, held_out_groups: 1, "
+        "rounding_from: 0.5, rank: 2, alpha: 4, human_share: 1.0}"
+    )
+    human = tmp_path / "human.jsonl"
+    call = {"skill": "go_to", "args": {"place": {"any_of": ["kitchen"]}}}
+    human.write_text(json.dumps({"id": "1", "text": "to the kitchen", "calls": [call]}))
+    output = tmp_path / "adapter"
+    command = [
+        scripts / "quant_llm", "finetune", "--settings", settings, "--output", output,
+        "--data", human,
+    ]  # fmt: skip
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in first.stderr:
+        if "step 1:" in line:
+            first.terminate()
+            break
+    first.wait()
+    assert not (output / "adapter_model.safetensors").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stderr
+    assert "step 3:" in done.stderr
+    assert "rounded" in done.stderr
+    assert len(load_file(output / "adapter_model.safetensors")) == 2 * 7 * 30
+    assert len(Adapter.load(output).pairs) == 7 * 30
+    leaking = subprocess.run(
+        [*command, "--measured", human], capture_output=True, text=True, check=False
+    )
+    assert leaking.returncode == 1
+    assert "is kept for measuring; take it out of the training data" in leaking.stderr
