@@ -8,7 +8,7 @@ VENV := .venv
 BUNDLE := bundles/default
 RECIPE := config/recipes/default.yaml
 # What a bundle is made from: one that is older than any of these is made again.
-BUNDLE_SOURCES := $(RECIPE) config/skills requirements/model.txt quant_llm_ros/quantize
+BUNDLE_SOURCES := $(RECIPE) $(wildcard config/adapters) config/skills requirements/model.txt quant_llm_ros/quantize
 PYTHON_SOURCES := quant_llm_ros launch test tools setup.py
 ENV := source tools/env.sh
 
