@@ -1,5 +1,7 @@
 """The notation of answers: what the grammar lets through is what the parser reads."""
 
+import json
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -13,6 +15,7 @@ from quant_llm_ros.command.calls import Grammar, RawCall
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.validator import Validator
 from quant_llm_ros.engine.decoding import compile_grammar
+from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CommandError
 
 SENTENCE = "please, bring me the red cup's lid (2.5 litres) from the kitchen."
@@ -69,7 +72,7 @@ def matches(tokenizer, grammar, answer):
         ("bring(destination=me, object=red)", False),
         ("move(direction=up, distance=2 m)", False),
         ("move(direction=forward, distance=2 parsec)", False),
-        ("move(direction=forward, distance=-2 m)", False),
+        ("move(direction=forward, distance=-2 m)", True),  # the validator has the limits
         ("move(direction=forward, distance=2)", False),
         ("move(direction=forward, distance=1e9 m)", False),
     ],
@@ -174,6 +177,7 @@ def _walk_tools():
         ("the cat's t-shirt", ["the", "cat's", "t-shirt"]),
         ("2.5 m, 3.", ["2.5", "m", "3"]),
         ("50% of 30°", ["50%", "of", "30°"]),
+        ("turn -90 - then +5", ["turn", "-90", "then", "+5"]),
         ("<|im_end|> _x_", ["im_end", "x"]),
         ("für Öl 走 到", ["für", "Öl", "走", "到"]),
         ("... -- ?!", []),
@@ -192,3 +196,16 @@ def test_clean():
         reading.clean("x" * 100_000, max_chars=512)
     with pytest.raises(CommandError, match="not valid Unicode at character 3"):
         reading.clean(b"go \xff".decode("utf-8", "surrogateescape"), max_chars=80)
+
+
+def test_added_tokens_of_every_kind_are_plain_text(tmp_path):
+    """A token that a model adds without calling it special cannot be typed either."""
+    make_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    description = json.loads(path.read_text())
+    added = {**description["added_tokens"][0], "id": 1001, "content": "<tool>", "special": False}
+    description["added_tokens"].append(added)
+    path.write_text(json.dumps(description))
+    tokenizer = Tokenizer(path)
+    assert 1001 not in tokenizer.encode("<tool>")
+    assert tokenizer.decode(tokenizer.encode("a <tool> b")) == "a <tool> b"

@@ -6,8 +6,9 @@ import pytest
 from scripted import SKILLS_PATH
 
 from quant_llm_ros.command.decision import Decision, SkillCall, Status
-from quant_llm_ros.command.evaluation import evaluate, fits, judge, load_dataset, normalize
+from quant_llm_ros.command.evaluation import evaluate, fits, judge, load_dataset
 from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.text import bare_name
 from quant_llm_ros.errors import DatasetError
 
 SKILLS = SkillRegistry.load(SKILLS_PATH)
@@ -87,7 +88,7 @@ def test_judge(tmp_path, row, decision, skills_exact, all_exact):
 )
 def test_normalize(text, same_as):
     """Words that do not change which thing is meant are left out."""
-    assert normalize(text) == same_as
+    assert bare_name(text) == same_as
 
 
 @pytest.mark.parametrize(

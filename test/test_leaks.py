@@ -57,3 +57,10 @@ def test_a_missing_file_is_an_error(tmp_path):
 
 def test_normalized():
     assert normalized("  It's  10 m, ok?") == "its10mok"
+
+
+def test_allows(measured):
+    """What training leaves out is exactly what is measured."""
+    check = LeakCheck([measured])
+    texts = ["Come here!", "come back", "bring me the red cup", "bring me the red cups"]
+    assert [text for text in texts if check.allows(text)] == ["come back", "bring me the red cups"]

@@ -95,6 +95,49 @@ def test_a_stop_overtakes_and_cancels(service, listener, engine):
     assert listener.wait(5)[-1] is Status.ACCEPTED
 
 
+def test_nothing_is_accepted_after_a_stop(engine, tokenizer):
+    """A stop in the last pass, before a slow listener, still turns the running one away."""
+    order = []
+
+    def slow(command, decision):
+        time.sleep(0.05)
+        order.append((command.id, decision.status))
+
+    service = CommandService(Understander(engine, tokenizer, SKILLS), slow)
+    append, last_pass = engine.append, threading.Event()
+
+    def slow_append(tokens, **options):
+        if engine.passes and len(tokens) < 8:  # after the prompt: the last pass of «dock()»
+            last_pass.set()
+            time.sleep(0.1)
+        return append(tokens, **options)
+
+    engine.append = slow_append
+    service.submit("go home")
+    assert last_pass.wait(10)
+    service.submit("stop")
+    wait_until(lambda: len(order) == 2)
+    assert order == [(2, Status.STOP), (1, Status.CANCELLED)]
+    service.submit("go home")
+    wait_until(lambda: len(order) == 3)
+    assert order[2] == (3, Status.ACCEPTED)
+    assert service.close()
+
+
+def test_deadlines_pass_in_the_queue_too(service, listener, engine):
+    """A command that waits is answered when its time is over, not when the model is free."""
+    engine.delay_s = 0.5
+    service.submit("go home")
+    wait_until(lambda: service.busy)
+    start_s = time.monotonic()
+    service.submit("go home", deadline_s=0.05)
+    listener.wait(1)
+    assert time.monotonic() - start_s < 0.4
+    assert listener.decisions[2].status is Status.TIMEOUT
+    engine.delay_s = 0.0
+    assert listener.wait(2) == [Status.ACCEPTED, Status.TIMEOUT]
+
+
 def test_a_full_queue_answers_at_once(service, listener, engine):
     """Nothing is lost: what does not fit gets an ERROR that says so."""
     engine.delay_s = 0.1

@@ -55,13 +55,15 @@ def test_stop_is_always_there():
     [
         ("m", ["m", "cm", "ft"], "a_m"),
         ("deg", ["deg", "turn"], "a_deg"),
+        ("mW", ["mW", "W"], "a_mW"),
+        ("%", ["%"], "a_percent"),
         ("m/s", ["m/s", "km/h"], "a_m_per_s"),
         ("s", ["s", "min", "h"], "a_s"),
     ],
 )
 def test_units_are_part_of_the_name(unit, said, name):
     """A quantity is called by its unit in decisions."""
-    skills = registry(with_argument(f"type: quantity, unit: {unit}, units: [{', '.join(said)}]"))
+    skills = registry(with_argument(f"type: quantity, unit: '{unit}', units: {said}"))
     argument = skills.skills["s"].arguments[0]
     assert argument.decision_name == name
     assert argument.factors[unit] == 1.0
@@ -84,6 +86,19 @@ def test_units_are_part_of_the_name(unit, said, name):
         (
             "{version: 1, name: r, skills: {stop: {description: d, arguments: {a: {type: text}}}}}",  # noqa: E501
             "skills.stop must have no arguments",
+        ),
+        (
+            "{version: 1, name: r, skills: {stop: {description: d, safety: confirm}}}",
+            "skills.stop.safety must be safe: nobody confirms a stop",
+        ),
+        ("{version: 1, name: r, stop_phrases: [], skills: {s: {description: d}}}", "is empty"),
+        ("{version: 1, name: r, stop_phrases: ['!'], skills: {s: {description: d}}}", "no words"),
+        ("{version: 1, name: r, skills: {s: {description: d, examples: 5}}}", "must be a list"),
+        (with_argument("type: quantity, unit: µm"), "'µm' cannot be part of a name"),
+        (
+            "{version: 1, name: r, skills: {s: {description: d, arguments: "
+            "{a: {type: quantity, unit: m}, a_m: {type: text}}}}}",
+            "two arguments are called 'a_m' in decisions",
         ),
         (with_argument("type: choise"), "unknown type 'choise'; did you mean 'choice'?"),
         (with_argument("type: number"), "unknown type 'number'; known are quantity"),

@@ -42,6 +42,17 @@ def test_figures():
     assert (window_summary.count, window_summary.decisions) == (101, 102)
 
 
+def test_resizing_keeps_the_counters():
+    """Another window size looks back differently; what was counted stays counted."""
+    window = LatencyWindow(size=5)
+    for ms in range(5):
+        window.add(decision(float(ms), Status.TIMEOUT))
+    window.resize(2)
+    summary = window.summary()
+    assert (summary.count, summary.decisions, summary.deadline_misses) == (2, 5, 5)
+    assert summary.stages[-1].mean_ms == 3.5
+
+
 def test_deadline_misses_are_never_forgotten():
     """The window slides, the counters do not."""
     window = LatencyWindow(size=1)

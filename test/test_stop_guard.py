@@ -14,6 +14,8 @@ GUARD = StopGuard(SkillRegistry.load(SKILLS_PATH))
 @pytest.mark.parametrize(
     "text",
     [
+        "STOP" + "!" * 200, "Stop!" + " " * 300, "stop " * 41, "dont move", "don 't move",
+        "hold still", "would you stop", "stop \ufffd",
         "stop", "STOP!", "Stop.", "please stop", "stop please", "stop now!", "stop stop stop",
         "robot, stop!", "hey robot stop right now", "halt", "freeze", "Don't move!", "don’t move",
         "do not move", "emergency stop", "stop moving", "  stop  ", "stop, please, immediately",
@@ -42,22 +44,6 @@ def test_is_not_fooled(text):
 def test_hostile_text_costs_no_time():
     """No text makes the pattern search for long (linear work, bounded length)."""
     start_s = time.process_time()
-    for text in ("please " * 28 + "x", "no " * 60 + "!", "stop " * 39 + "y", "x" * 10_000_000):
+    for text in ("please " * 150 + "x", "no " * 60 + "!", "stop " * 39 + "y", "x" * 10_000_000):
         assert not GUARD(text)
     assert time.process_time() - start_s < 1.0
-
-
-def test_without_phrases_nothing_is_a_stop():
-    """An empty list of phrases matches nothing, not everything."""
-    registry = SkillRegistry.from_document(
-        {
-            "version": 1,
-            "name": "r",
-            "stop_phrases": [],
-            "fillers": ["please"],
-            "skills": {"s": {"description": "d"}},
-        },
-        source="test",
-    )
-    for text in ("", "please", "stop"):
-        assert not StopGuard(registry)(text)

@@ -129,6 +129,8 @@ def test_merging_is_what_peft_computes(tmp_path):
         (["a.lora_A.weight", "a.lora_B.weight", "a.bias"], {}, "tensors that are not of a LoRA"),
         (["a.lora_A.weight", "a.lora_B.weight"], {"peft_type": "IA3"}, "only plain LoRA"),
         (["a.lora_A.weight", "a.lora_B.weight"], {"use_dora": True}, "only plain LoRA"),
+        (["a.lora_A.weight", "a.lora_B.weight"], {"rank_pattern": {"a": 8}}, "has rank_pattern"),
+        (["a.lora_A.weight", "a.lora_B.weight"], {"r": None}, "r and lora_alpha must be numbers"),
     ],
 )
 def test_adapters_that_cannot_be_merged(tmp_path, keys, config, says):

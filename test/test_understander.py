@@ -140,6 +140,25 @@ def test_deadline(understander, engine, delay_s):
     assert understander.understand("the cup").status is Status.ACCEPTED
 
 
+def test_a_decision_that_comes_too_late_is_a_timeout(understander, engine):
+    """The deadline also counts for the last pass."""
+    engine.answer = "dock()"
+    engine.delay_s = 0.1
+    full = understander.understand("go home")
+    assert full.status is Status.ACCEPTED
+    deadline_s = full.total_ms / 1e3 - 0.05  # inside of the last pass
+    assert understander.understand("go home", deadline_s=deadline_s).status is Status.TIMEOUT
+
+
+def test_a_broken_model_decides_nothing(understander, engine):
+    """Logits that are not numbers give an ERROR, not a confident decision."""
+    append = engine.append
+    engine.append = lambda tokens: append(tokens) * float("nan")
+    decision = understander.understand("go home")
+    assert (decision.status, decision.confidence) == (Status.ERROR, 0.0)
+    assert "not finite" in decision.message
+
+
 def test_cancel(understander, engine):
     """A cancel ends decoding at the next pass; the next command works."""
     engine.answer = "dock()"

@@ -57,6 +57,11 @@ def test_accepted(answer, arguments):
             "move: distance 0.001 m is less than the limit of 0.01 m",
         ),
         ("move(direction=forward, distance=?)", Status.CLARIFY, "How far should I drive?"),
+        (
+            "turn(direction=left, angle=-90 deg)",
+            Status.REJECTED,
+            "turn: angle -90 deg is less than the limit of 1 deg",
+        ),
         ("move(direction=?, distance=?)", Status.CLARIFY, "In which direction should I drive?"),
         ("go_to(place=hall); bring(object=?)", Status.CLARIFY, "What should I bring?"),
         (
@@ -76,9 +81,11 @@ def test_refused(answer, status, message):
 def test_known_places():
     """With known places a place has its own name, or is asked back."""
     validator = with_places({"kitchen": ["cooking area"], "hall": None})
-    for said in ("kitchen", "Kitchen", "cooking area"):
+    for said in ("kitchen", "Kitchen", "cooking area", "the kitchen"):
         outcome = validator.check(parse(f"go_to(place={said})"))
         assert outcome.calls[0].arguments["place"] == "kitchen"
+    outcome = validator.check(parse("bring(object=cup, destination=me)"))
+    assert outcome.calls[0].arguments["destination"] == "me"  # no list of places has the speaker
     outcome = validator.check(parse("go_to(place=moon)"))
     assert outcome.status is Status.CLARIFY
     assert outcome.message == "I do not know a place called 'moon'; I know kitchen, hall"

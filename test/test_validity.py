@@ -10,7 +10,7 @@ from quant_llm_ros.command.understander import Understander
 
 COUNT = 1000
 
-_WORDS = """
+_WORDS = r"""
 go to the kitchen and bring me a red cup then turn left 90 degrees please move forward two meters
 3.5 stop open close (door); find=it ? unknown robot! what, is <|im_end|> <|im_start|> assistant
 move(direction=forward) {"skill": 0} ' " \ // % 1e9 -5 kilometers

@@ -37,10 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QuantLlmError as error:
         print(f"quant_llm: {error}", file=sys.stderr)
         return 1
+    except FileNotFoundError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"quant_llm: {what}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("quant_llm: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader has gone, as with `| head`; nobody is left to tell.
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        print(f"quant_llm: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 1

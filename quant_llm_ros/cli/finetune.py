@@ -30,7 +30,8 @@ def add_parser(subcommands: Any) -> None:
     )
     parser.add_argument("--output", required=True, help="folder of the adapter")
     parser.add_argument(
-        "--skills", help="skill registry (default: config/skills/service_robot.yaml)"
+        "--skills",
+        help="registry to train for, in place of config/skills/service_robot.yaml",
     )
     parser.add_argument(
         "--data", action="append", default=[], metavar="F.jsonl", help="human sentences to learn"
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings,
         Path(arguments.output),
         skills=skills,
+        own_registry=arguments.skills is not None,
         human=human,
         measured=[Path(path) for path in arguments.measured],
         device=arguments.device,

@@ -21,7 +21,7 @@ MAX_CALLS = 4
 
 _CALL = re.compile(r"([a-z][a-z0-9_]*)\(([^()]*)\)")
 _PAIR = re.compile(r"([a-z][a-z0-9_]*)=([^=,;()]+)")
-NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,4})?"
+NUMBER = r"-?[0-9]{1,6}(?:\.[0-9]{1,4})?"
 """A number as the model writes it."""
 
 

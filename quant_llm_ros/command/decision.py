@@ -30,7 +30,7 @@ class Status(enum.IntEnum):
     TIMEOUT = 5
     """No decision before the deadline."""
     CANCELLED = 6
-    """Cancelled by the client, by a stop, by a newer command or by deactivation."""
+    """Cancelled by the client, by a stop or by deactivation."""
     ERROR = 7
     """The command could not be processed: the message says why."""
 

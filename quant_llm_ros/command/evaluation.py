@@ -13,25 +13,16 @@ import dataclasses
 import json
 import math
 import os
-import re
 from typing import Any
 
 import numpy as np
 
 from quant_llm_ros.command.decision import ArgumentValue, Decision, SkillCall, Status
 from quant_llm_ros.command.skills import ArgumentType, SkillRegistry
+from quant_llm_ros.command.text import bare_name
 from quant_llm_ros.errors import DatasetError
 
 _NEAR = 0.01
-
-# Words that may stand before a name without changing which thing it names.
-_LEADING = frozenset(
-    """
-    the a an this that these those some any my your his her its our their
-    to towards toward in into inside on onto at from of off near by beside behind under over
-    above below with for next up down out around across along through between
-    """.split()  # noqa: SIM905 (a list of quoted words says the same on forty lines)
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,17 +163,6 @@ def fits(call: SkillCall, registry: SkillRegistry) -> bool:
     return True
 
 
-def normalize(text: str) -> str:
-    """Bring a name to the form in which names are compared.
-
-    Case-folded, without leading determiners, possessives and prepositions.
-    """
-    rest = re.sub(r"\s+", " ", text.casefold().strip()).split(" ")
-    while len(rest) > 1 and rest[0] in _LEADING:
-        rest = rest[1:]
-    return " ".join(rest)
-
-
 def _same_arguments(gold: GoldCall, call: SkillCall) -> bool:
     return set(gold.args) == set(call.arguments) and all(
         _same_value(gold.args[name], value) for name, value in call.arguments.items()
@@ -193,7 +173,7 @@ def _same_value(gold: tuple[str, ...] | float, value: ArgumentValue) -> bool:
     if isinstance(gold, float):
         return isinstance(value, float) and math.isclose(value, gold, rel_tol=_NEAR)
     said = f"{value:g}" if isinstance(value, float) else value
-    return normalize(said) in {normalize(option) for option in gold}
+    return bare_name(said) in {bare_name(option) for option in gold}
 
 
 def _share(flags: Iterable[bool | None]) -> float | None:

@@ -7,8 +7,8 @@ import re
 
 import pint
 
-# How a unit is written in the name of an argument: "m/s" gives "speed_m_per_s".
-_SUFFIX = re.compile(r"[^0-9a-z]+")
+# Upper case stays: mW is not MW.
+_SUFFIX = re.compile(r"[A-Za-z][A-Za-z_]*")
 
 
 @functools.lru_cache(maxsize=1)
@@ -44,5 +44,14 @@ def conversion_factor(unit: str, target: str) -> float:
 
 
 def argument_suffix(unit: str) -> str:
-    """Give the ending of an argument's name for a unit: ``m/s`` becomes ``m_per_s``."""
-    return _SUFFIX.sub("_", unit.casefold().replace("/", " per ")).strip("_")
+    """Give the ending of an argument's name for a unit: ``m/s`` becomes ``m_per_s``.
+
+    Raises:
+        ValueError: The unit has signs that no name can have.
+    """
+    suffix = unit.replace("%", "percent").replace("/", "_per_")
+    if not _SUFFIX.fullmatch(suffix):
+        raise ValueError(
+            f"{unit!r} cannot be part of a name; write it in letters, such as um or deg"
+        )
+    return suffix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
+import dataclasses
 import itertools
 import logging
 import threading
@@ -82,11 +83,17 @@ class CommandService:
         self._on_decision = on_decision
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
+        # Held while a decision is settled and told. So a stop cannot come between the look at a
+        # command's cancellation and the publication of its decision: nothing that was ACCEPTED
+        # follows a STOP that was given before it.
+        self._settling = threading.RLock()
         self._waiting: collections.deque[Command] = collections.deque()
         self._running: Command | None = None
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="understanding", daemon=True)
         self._worker.start()
+        self._overseer = threading.Thread(target=self._expire, name="deadlines", daemon=True)
+        self._overseer.start()
 
     @property
     def pending(self) -> int:
@@ -108,7 +115,7 @@ class CommandService:
     ) -> Command:
         """Take a command without waiting for its decision.
 
-        A stop phrase is answered before this returns, and cancels every other command.
+        A stop phrase is answered before this returns, and cancels every command before it.
 
         Args:
             text: The command.
@@ -120,11 +127,15 @@ class CommandService:
             deadline_s = self.default_deadline_s
         with self._changed:
             command = Command(next(self._numbers), text, deadline_s, on_stage, on_decision)
-        if self._understander.is_stop(text):
-            self._answer(
-                command, self._understander.stop_decision(text, received_s=command.received_s)
-            )
-            self.cancel_all("cancelled by a stop")
+        if self.is_stop(text):
+            stop = self._understander.stop_decision(text, received_s=command.received_s)
+            with self._settling:
+                waiting = self._take_all()
+                self._answer(command, stop)
+                for other in waiting:
+                    self._answer(
+                        other, _without_model(other, Status.CANCELLED, "cancelled by a stop")
+                    )
             return command
         with self._changed:
             refusal = (
@@ -136,10 +147,14 @@ class CommandService:
             )
             if not refusal:
                 self._waiting.append(command)
-                self._changed.notify()
+                self._changed.notify_all()
         if refusal:
             self._answer(command, _without_model(command, Status.ERROR, refusal))
         return command
+
+    def is_stop(self, text: str) -> bool:
+        """Tell whether ``submit`` would answer a text as a stop, at once."""
+        return self._understander.is_stop(text)
 
     def cancel(self, command: Command) -> None:
         """Cancel a command; one that waits is answered at once."""
@@ -153,12 +168,7 @@ class CommandService:
 
     def cancel_all(self, reason: str) -> None:
         """Cancel the running command and answer all that wait with CANCELLED."""
-        with self._changed:
-            if self._running is not None:
-                self._running.cancel()
-            waiting = list(self._waiting)
-            self._waiting.clear()
-        for command in waiting:
+        for command in self._take_all():
             self._answer(command, _without_model(command, Status.CANCELLED, reason))
 
     def close(self, timeout_s: float = 2.0) -> bool:
@@ -170,10 +180,45 @@ class CommandService:
         """
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         self.cancel_all("cancelled by shutdown")
         self._worker.join(timeout_s)
+        self._overseer.join(timeout_s)
         return not self._worker.is_alive()
+
+    def _take_all(self) -> list[Command]:
+        """Cancel the running command and take away all that wait."""
+        with self._changed:
+            if self._running is not None:
+                self._running.cancel()
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        return waiting
+
+    def _expire(self) -> None:
+        """Answer commands whose deadline passes while they wait for the model."""
+        while True:
+            expired = None
+            with self._changed:
+                if self._closed:
+                    return
+                now_s = time.monotonic()
+                ends = [
+                    (command.received_s + command.deadline_s, command.id, command)
+                    for command in self._waiting
+                    if command.deadline_s is not None
+                ]
+                end_s, _, first = min(ends, default=(float("inf"), 0, None))
+                if first is None:
+                    self._changed.wait()
+                elif end_s > now_s:
+                    self._changed.wait(end_s - now_s)
+                else:
+                    expired = first
+                    self._waiting.remove(first)
+            if expired is not None:
+                message = f"no decision within the deadline of {expired.deadline_s:g} s"
+                self._answer(expired, _without_model(expired, Status.TIMEOUT, message))
 
     def _work(self) -> None:
         while True:
@@ -197,7 +242,17 @@ class CommandService:
                 decision = _without_model(
                     command, Status.ERROR, f"internal error: {type(error).__name__}: {error}"
                 )
-            self._answer(command, decision)
+            with self._settling:
+                if command.cancelled and decision.status is not Status.CANCELLED:
+                    # The cancel came after the last look at it inside of the understander.
+                    decision = dataclasses.replace(
+                        decision,
+                        status=Status.CANCELLED,
+                        calls=(),
+                        confidence=0.0,
+                        message="cancelled while it was processed",
+                    )
+                self._answer(command, decision)
 
     def _answer(self, command: Command, decision: Decision) -> None:
         for callback in (command.on_decision, lambda d: self._on_decision(command, d)):

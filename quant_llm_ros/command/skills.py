@@ -20,6 +20,7 @@ import yaml
 
 from quant_llm_ros.command.decision import Safety
 from quant_llm_ros.command.quantities import argument_suffix, conversion_factor
+from quant_llm_ros.command.text import bare_name, spoken_words
 from quant_llm_ros.errors import SkillsError
 
 FORMAT_VERSION = 1
@@ -254,11 +255,19 @@ def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
         skills[STOP_SKILL] = Skill(STOP_SKILL, "stop all motion")
     elif skills[STOP_SKILL].arguments:
         raise _Malformed("skills.stop must have no arguments: a stop is never incomplete")
+    elif skills[STOP_SKILL].safety is not Safety.SAFE:
+        raise _Malformed("skills.stop.safety must be safe: nobody confirms a stop")
+    stop_phrases = _texts(top.get("stop_phrases", ["stop"]), "stop_phrases")
+    if not stop_phrases:
+        raise _Malformed("stop_phrases is empty; leave it out for «stop» alone")
+    for phrase in stop_phrases:
+        if not spoken_words(phrase):
+            raise _Malformed(f"stop_phrases: {phrase!r} has no words")
     return SkillRegistry(
         name=_text(top.get("name"), "name"),
         skills=MappingProxyType(skills),
         places=MappingProxyType(_places(top.get("places") or {})),
-        stop_phrases=_texts(top.get("stop_phrases", ["stop"]), "stop_phrases"),
+        stop_phrases=stop_phrases,
         fillers=_texts(top.get("fillers", []), "fillers"),
         not_commands=_texts(top.get("not_commands", []), "not_commands"),
         sha256=sha256,
@@ -272,9 +281,9 @@ def _places(value: Any) -> dict[str, str]:
         for name in (place, *_texts(others or [], f"places.{place}")):
             if not _CHOICE.fullmatch(name):
                 raise _Malformed(f"places.{place}: {name!r} has characters that no name can have")
-            if places.setdefault(name.casefold(), place) != place:
+            if places.setdefault(bare_name(name), place) != place:
                 raise _Malformed(
-                    f"places.{place}: {name!r} already names {places[name.casefold()]!r}"
+                    f"places.{place}: {name!r} already names {places[bare_name(name)]!r}"
                 )
     return places
 
@@ -291,10 +300,19 @@ def _skill(name: str, value: Any) -> Skill:
     }
     if len(arguments) > 8:
         raise _Malformed(f"{where} has {len(arguments)} arguments; at most 8 can be understood")
+    names = [argument.decision_name for argument in arguments.values()]
+    for name_in_decision in names:
+        if names.count(name_in_decision) > 1:
+            raise _Malformed(
+                f"{where}: two arguments are called {name_in_decision!r} in decisions"
+            )
     for key, argument in arguments.items():
         _check_default(argument, arguments, f"{where}.arguments.{key}")
     examples = []
-    for index, item in enumerate(fields.get("examples") or []):
+    listed = fields.get("examples") or []
+    if not isinstance(listed, list):
+        raise _Malformed(f"{where}.examples must be a list, not {listed!r}")
+    for index, item in enumerate(listed):
         place = f"{where}.examples[{index}]"
         pair = _mapping(item, place, ("say", "calls"))
         examples.append(
@@ -361,6 +379,10 @@ def _quantity(argument: Argument, fields: dict[str, Any], where: str) -> Argumen
             factors[said] = conversion_factor(said, unit)
         except ValueError as error:
             raise _Malformed(f"{where}: {error}") from error
+    try:
+        argument_suffix(unit)
+    except ValueError as error:
+        raise _Malformed(f"{where}.unit: {error}") from error
     smallest = _number(fields.get("min", float("-inf")), f"{where}.min")
     largest = _number(fields.get("max", float("inf")), f"{where}.max")
     if smallest > largest:

@@ -36,7 +36,7 @@ class LatencySummary:
     Attributes:
         count: Decisions in the window.
         stages: One entry per stage that occurred, in order, then ``total``.
-        tokens_per_s: Tokens of answers per second of decoding.
+        tokens_per_s: Tokens of complete answers per second of decoding them.
         forward_passes_mean: Mean number of passes per decision.
         deadline_misses: TIMEOUT decisions since the beginning, not only in the window.
         decisions: All decisions since the beginning.
@@ -75,6 +75,11 @@ class LatencyWindow:
         self._decisions = 0
         self._deadline_misses = 0
 
+    def resize(self, size: int) -> None:
+        """Look back on ``size`` decisions from now on; the counters go on."""
+        with self._lock:
+            self._window = collections.deque(self._window, maxlen=size)
+
     def add(self, decision: Decision) -> None:
         """Take in one decision."""
         with self._lock:
@@ -94,8 +99,9 @@ class LatencyWindow:
                 stages.append(summarize(stage.value, values))
         if window:
             stages.append(summarize(TOTAL, [d.total_ms for d in window]))
-        decode_s = sum(d.latency_ms.get(Stage.DECODE, 0.0) for d in window) / 1e3
-        tokens = sum(d.generated_tokens for d in window)
+        answered = [d for d in window if d.generated_tokens]
+        decode_s = sum(d.latency_ms.get(Stage.DECODE, 0.0) for d in answered) / 1e3
+        tokens = sum(d.generated_tokens for d in answered)
         return LatencySummary(
             count=len(window),
             stages=tuple(stages),

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-
 from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.text import spoken_words
 
-# No stop needs more; it bounds the work on a text that a stranger may have sent.
-_MAX_CHARS = 200
-
-_NOT_WORD = re.compile(r"[^\w']+")
-
-
-def _normalize(text: str) -> str:
-    plain = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
-    return _NOT_WORD.sub(" ", plain.replace("_", " ")).strip()
+# No stop has more; they bound the work on a text that a stranger may have sent.
+_MAX_CHARS = 2000
+_MAX_WORDS = 200
 
 
 class StopGuard:
     """Tells whether a text says nothing but «stop»."""
 
     def __init__(self, registry: SkillRegistry) -> None:
-        """Compile the registry's stop phrases and fillers."""
-
-        def either(phrases: tuple[str, ...]) -> str:
-            # Longest first, so that "stop moving" is not read as "stop" and a rest.
-            ordered = sorted({_normalize(p) for p in phrases} - {""}, key=len, reverse=True)
-            return "|".join(re.escape(phrase) for phrase in ordered) or "(?!)"
-
-        stop, filler = either(registry.stop_phrases), either(registry.fillers)
-        self._pattern = re.compile(rf"(?:(?:{filler}) )*(?:{stop})(?: (?:{stop}|{filler}))*")
+        """Take the registry's stop phrases and fillers."""
+        self._phrases = [(words, True) for words in map(spoken_words, registry.stop_phrases)]
+        self._phrases += [(words, False) for words in map(spoken_words, registry.fillers) if words]
 
     def __call__(self, text: str) -> bool:
         """Tell whether the whole text is stop phrases, with fillers around them."""
         if len(text) > _MAX_CHARS:
             return False
-        return self._pattern.fullmatch(_normalize(text)) is not None
+        words = spoken_words(text)
+        if len(words) > _MAX_WORDS:
+            return False
+        # Which beginnings of the text are phrases and fillers, each with whether a phrase is
+        # among them. No backtracking: the work is bounded by words times phrases.
+        reached = {(0, False)}
+        for start in range(len(words)):
+            for stopped in (False, True):
+                if (start, stopped) not in reached:
+                    continue
+                for phrase, is_stop in self._phrases:
+                    if words[start : start + len(phrase)] == phrase:
+                        reached.add((start + len(phrase), stopped or is_stop))
+        return (len(words), True) in reached

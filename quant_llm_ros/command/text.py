@@ -9,7 +9,18 @@ from quant_llm_ros.errors import CommandError
 
 # A word may hold letters, digits and the marks that belong inside words and numbers. Everything
 # else (commas, brackets, "=", ";") has a meaning in the notation of calls or none in a name.
-_WORD = re.compile(r"[^\W_](?:[\w'’./%°&+-]*(?:[^\W_]|[%°+]))?")
+_WORD = re.compile(r"(?:(?<!\S)[-+](?=\d))?[^\W_](?:[\w'’./%°&+-]*(?:[^\W_]|[%°+]))?")
+
+_NOT_SPOKEN = re.compile(r"[\W_]+")
+
+# Words that may stand before a name without changing which thing it names.
+_LEADING = frozenset(
+    """
+    the a an this that these those some any my your his her its our their
+    to towards toward in into inside on onto at from of off near by beside behind under over
+    above below with for next up down out around across along through between
+    """.split()  # noqa: SIM905 (a list of quoted words says the same on forty lines)
+)
 
 
 def clean(text: str, *, max_chars: int) -> str:
@@ -34,6 +45,26 @@ def clean(text: str, *, max_chars: int) -> str:
             raise CommandError(f"the command is not valid Unicode at character {position}")
     spaced = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
     return " ".join(unicodedata.normalize("NFC", spaced).split())
+
+
+def spoken_words(text: str) -> list[str]:
+    """Split a text into words as they sound: case, marks and apostrophes left out.
+
+    What a recognizer writes for «don't» (``don't``, ``dont``, ``don 't``) is one word.
+    """
+    plain = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
+    return _NOT_SPOKEN.sub(" ", re.sub(r" ?'", "", plain)).split()
+
+
+def bare_name(text: str) -> str:
+    """Bring a name to the form in which names are compared.
+
+    Case-folded, without leading determiners, possessives and prepositions.
+    """
+    rest = text.casefold().split()
+    while len(rest) > 1 and rest[0] in _LEADING:
+        rest = rest[1:]
+    return " ".join(rest)
 
 
 def words(text: str) -> list[str]:

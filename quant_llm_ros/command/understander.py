@@ -15,7 +15,7 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
 from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.command.validator import Outcome, Validator
-from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.engine.bundle import Bundle, SKILLS, TOKENIZER
 from quant_llm_ros.engine.decoding import Answer, compile_grammar, decode, PREFILL_CHUNK
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.protocol import Engine
@@ -138,13 +138,13 @@ class Understander:
         """
         start_s = time.monotonic()
         bundle = Bundle.load(Path(bundle_path))
-        skills = SkillRegistry.load(skills_path or bundle.file("skills.yaml"))
-        if bundle.skills_fixed and skills.sha256 != bundle.files["skills.yaml"].sha256:
+        skills = SkillRegistry.load(skills_path or bundle.file(SKILLS))
+        if bundle.skills_fixed and skills.sha256 != bundle.files[SKILLS].sha256:
             raise BundleError(
                 f"{bundle.path}: the model was made for the skills in its own skills.yaml alone, "
                 f"not for {skills.source}; leave the skills out or build a bundle for them"
             )
-        tokenizer = Tokenizer(bundle.file("tokenizer.json"))
+        tokenizer = Tokenizer(bundle.file(TOKENIZER))
         engine = OnnxRuntimeEngine.load(bundle, threads=threads)
         try:
             report = self_test(engine, bundle)
@@ -227,6 +227,8 @@ class Understander:
                     answer = self._answer(sentence, words, clock, before_pass)
                     clock.enter(Stage.VALIDATE)
                     outcome = self._validator.check(notation.parse(answer.text))
+                    # A decision that comes too late is no decision.
+                    checkpoint()
                 else:
                     outcome = Outcome(Status.UNKNOWN, message="the command has no words")
         except _TimeoutReached:

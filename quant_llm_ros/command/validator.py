@@ -9,8 +9,11 @@ from quant_llm_ros.command import calls as notation
 from quant_llm_ros.command.calls import MISSING, RawCall
 from quant_llm_ros.command.decision import ArgumentValue, SkillCall, Status
 from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry, STOP_SKILL
+from quant_llm_ros.command.text import bare_name
 from quant_llm_ros.errors import SkillsError
 
+# Where the speaker or another person is: a place that no list of places has.
+_PERSONAL = frozenset({"me", "us", "here", "you", "him", "her", "them", "everyone", "everybody"})
 _QUANTITY = re.compile(rf"({notation.NUMBER}) (.+)")
 
 
@@ -128,7 +131,9 @@ class Validator:
         if argument.type is ArgumentType.CHOICE and text not in argument.choices:
             raise ValueError(f"{skill.name}: {argument.name}={text!r} is not one of its choices")
         if argument.type is ArgumentType.PLACE and self._registry.places:
-            place = self._registry.places.get(text.casefold())
+            place = self._registry.places.get(bare_name(text))
+            if place is None and bare_name(text) in _PERSONAL:
+                return text
             if place is None:
                 known = ", ".join(dict.fromkeys(self._registry.places.values()))
                 return _Problem(

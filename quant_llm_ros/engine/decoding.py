@@ -60,9 +60,9 @@ def decode(
         on_prefilled: Called once, when the prompt has gone through the model.
 
     Raises:
-        EngineError: The answer exceeds ``max_tokens``, or the engine
-            failed. Whatever ``before_pass`` raises also comes through. The engine's cache then
-            holds part of the prompt: roll it back.
+        EngineError: The model's output is not finite, the answer exceeds ``max_tokens``, or the
+            engine failed. Whatever ``before_pass`` raises also comes through. The cache then holds
+            part of the prompt: roll it back.
     """
     bitmask = llguidance.numpy.allocate_token_bitmask(1, tokenizer.vocab_size)
     answer: list[int] = []
@@ -83,6 +83,10 @@ def decode(
             on_prefilled()
         llguidance.numpy.fill_next_token_bitmask(matcher, bitmask)
         allowed = _allowed(bitmask, tokenizer.vocab_size)
+        if not np.isfinite(logits[allowed]).all():
+            raise EngineError(
+                "the model's output is not finite: the engine or the model is broken"
+            )
         choice = int(allowed[np.argmax(logits[allowed])])
         log_probability += _log_probability(logits, allowed, choice)
         pending = _consume(matcher, [choice], answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import json
 import os
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Tokenizer:
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._tokenizer = tokenizers.Tokenizer.from_str(_all_special(text))
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}; rebuild the bundle") from error
         except Exception as error:  # the library raises plain Exception, and ValueError for UTF-8
@@ -59,3 +60,11 @@ class Tokenizer:
         if number is None:
             raise BundleError(f"{path}: has no token {token}; only ChatML models can be served")
         return int(number)
+
+
+def _all_special(text: str) -> str:
+    """Mark every added token as special; some models leave ``<tool_call>`` and its like out."""
+    description = json.loads(text)
+    for token in description.get("added_tokens", ()):
+        token["special"] = True
+    return json.dumps(description)

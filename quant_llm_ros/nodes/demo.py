@@ -48,10 +48,15 @@ _STATUS_STYLES = {
     "CANCELLED": "bold red",
     "ERROR": "bold red",
 }
-_EXPLANATION = (
-    "This model has not been tuned for these skills yet. The grammar makes every answer a valid "
-    "list of calls within the limits, whatever the model thinks, but often not the calls that "
-    "were meant. Stops, limits and special tokens do not depend on the model."
+_UNTUNED = (
+    "This model has not been tuned for these skills. The grammar makes every answer a valid list "
+    "of calls, whatever the model thinks, but often not the calls that were meant. Stops, limits "
+    "and special tokens do not depend on the model."
+)
+_TUNED = (
+    "This model was tuned for calls of skills, and it errs: the README has the figures. The "
+    "grammar makes every answer a valid list of calls. Stops, limits and special tokens do not "
+    "depend on the model."
 )
 
 
@@ -135,7 +140,7 @@ def _run(console: Console, path: Path) -> None:
             f"{latency.forward_passes_mean:.1f} passes of the model per decision. "
             f"The node holds {node.memory_mb():.0f} MB of memory.\n"
         )
-    console.print(_EXPLANATION, style="italic")
+    console.print(_UNTUNED if bundle.prompt_examples else _TUNED, style="italic")
     console.print("\nThe node ended in order with status 0. The demo is complete.")
 
 

@@ -77,7 +77,7 @@ class Dispatcher:
 
     def open(self, understander: Understander, settings: Settings) -> None:
         """Begin to take commands."""
-        self._window_size = 0  # the statistics begin with each activation
+        self._window = LatencyWindow(settings.latency_window)  # begins with each activation
         self.apply(settings)
         with self._gate:
             self._service = CommandService(
@@ -96,7 +96,7 @@ class Dispatcher:
         self._period_s = settings.latency_period_s
         if settings.latency_window != self._window_size:
             self._window_size = settings.latency_window
-            self._window = LatencyWindow(self._window_size)
+            self._window.resize(self._window_size)
         with self._gate:
             if self._service is not None:
                 self._service.default_deadline_s = settings.deadline_s
@@ -145,7 +145,7 @@ class Dispatcher:
             service = self._service
             if service is None:
                 refusal = Decision(text, Status.CANCELLED, message="the node is not active")
-            elif messages.is_damaged(text):
+            elif messages.is_damaged(text) and not service.is_stop(text):
                 refusal = Decision(
                     text,
                     Status.ERROR,

@@ -15,6 +15,7 @@ _DEFAULTS: Mapping[str, str] = {
     "ROS_VERSION": "2",
     "ROS_PYTHON_VERSION": "3",
     "ROS_DISTRO": "kilted",
+    "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
     # A machine without a ROS installation is nobody's robot: keep its traffic off the network.
     # (ROS_LOCALHOST_ONLY has no effect any more since Kilted.)
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",

@@ -77,6 +77,10 @@ class UnderstandServer:
         self._submit = submit
         self._is_open = is_open
         self._goals: dict[bytes, _Goal] = {}
+        # rclpy tells the client that a goal is accepted before it tells us: a cancel can come
+        # between the two.
+        self._early_cancels: set[bytes] = set()
+        self._lock = threading.Lock()
         self._server = ActionServer(
             node,
             Understand,
@@ -117,7 +121,10 @@ class UnderstandServer:
 
     def _on_accepted(self, handle: ServerGoalHandle) -> None:
         goal = _Goal(handle, time.monotonic())
-        self._goals[_key(handle)] = goal
+        with self._lock:
+            self._goals[_key(handle)] = goal
+            goal.cancel_wanted = _key(handle) in self._early_cancels
+            self._early_cancels.discard(_key(handle))
         request: Understand.Goal = handle.request
         deadline_s = messages.duration_s(request.deadline)
         self._feedback(goal, Stage.QUEUE)
@@ -136,7 +143,11 @@ class UnderstandServer:
             ticket.cancel()
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        goal = self._goals.get(_key(handle))
+        with self._lock:
+            goal = self._goals.get(_key(handle))
+            if goal is None and handle.is_active:
+                self._early_cancels.add(_key(handle))
+                return CancelResponse.ACCEPT
         if goal is None:
             return CancelResponse.REJECT  # it has its result already
         with goal.lock:

@@ -149,7 +149,7 @@ SPECS: tuple[Spec, ...] = (
     Spec(
         "latency_window",
         200,
-        "Decisions that the latency statistics look back on; a change starts them anew.",
+        "Decisions that the latency statistics look back on; the counters go on when it changes.",
         1,
         100_000,
     ),

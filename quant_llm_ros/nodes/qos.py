@@ -10,8 +10,10 @@ COMMAND = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
     history=HistoryPolicy.KEEP_LAST,
-    # Commands are taken off at once into the node's own bounded queue, so few can pile up here.
-    depth=10,
+    # A burst comes faster than the executor takes it off. What does not fit here would be lost
+    # without an answer, so there is room for the longest queue; the node's own bounded queue
+    # answers what is too much.
+    depth=1000,
 )
 """Text commands to the robot."""
 
@@ -20,8 +22,8 @@ DECISION = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
     history=HistoryPolicy.KEEP_LAST,
-    # A stop can answer a whole queue with CANCELLED at once: room for that and some more.
-    depth=50,
+    # A stop can answer the longest queue with CANCELLED at once: room for that and some more.
+    depth=1100,
 )
 """Decisions about commands."""
 

@@ -20,7 +20,11 @@ from quant_llm_ros.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""What ``peft`` puts before the name of a weight."""
+
+# Settings of peft under which an update is not alpha / r times B A.
+_UNUSUAL = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +61,21 @@ class Adapter:
             ) from error
         except (ValueError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{folder}: damaged adapter: {error}") from error
-        if config.get("peft_type") != "LORA" or config.get("use_rslora") or config.get("use_dora"):
-            raise CheckpointError(f"{folder / CONFIG}: only plain LoRA adapters can be merged")
+        unusual = [key for key in _UNUSUAL if config.get(key)]
+        if config.get("peft_type") != "LORA" or unusual:
+            what = f"; this one has {unusual[0]}" if unusual else ""
+            raise CheckpointError(
+                f"{folder / CONFIG}: only plain LoRA adapters can be merged{what}"
+            )
+        rank, alpha = config.get("r"), config.get("lora_alpha")
+        if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+            raise CheckpointError(f"{folder / CONFIG}: r and lora_alpha must be numbers")
         pairs = {}
         for key, down in tensors.items():
-            name, part, _ = key.removeprefix(_PREFIX).partition(".lora_A.weight")
+            name, part, _ = key.removeprefix(PREFIX).partition(".lora_A.weight")
             if not part:
                 continue
-            up = tensors.get(f"{_PREFIX}{name}.lora_B.weight")
+            up = tensors.get(f"{PREFIX}{name}.lora_B.weight")
             if up is None or up.shape[1] != down.shape[0]:
                 raise CheckpointError(f"{folder / TENSORS}: {key} has no matching lora_B")
             pairs[f"{name}.weight"] = (down.float(), up.float())
@@ -72,7 +83,7 @@ class Adapter:
             raise CheckpointError(
                 f"{folder / TENSORS}: has tensors that are not of a LoRA adapter"
             )
-        return cls(pairs, config["lora_alpha"] / config["r"], hashlib.sha256(data).hexdigest())
+        return cls(pairs, alpha / rank, hashlib.sha256(data).hexdigest())
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Add the update of a weight, if it has one.

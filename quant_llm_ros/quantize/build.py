@@ -290,7 +290,7 @@ def _description(
         "prompt": {"examples": recipe.prompt_examples},
         "target": recipe.target,
         "recipe": dict(recipe.settings),
-        "skills": {"fixed": False},
+        "skills": {"fixed": recipe.skills_fixed},
         "files": {
             name: {
                 "sha256": file_sha256(folder / name),

@@ -85,6 +85,8 @@ class Recipe:
         adapter: Folder of the low-rank adapter that is merged before quantization, or None.
         prompt_examples: Whether the prompt shows examples: a model as it comes needs them, one
             that was fine-tuned for the task was trained without.
+        skills_fixed: The model understands only the skills that go into the bundle: a node refuses
+            to serve it with others.
         rules: The first whose pattern matches a weight's name decides; the last matches all.
         context_length: Most tokens in the cache.
         target: Kind of graph.
@@ -96,6 +98,7 @@ class Recipe:
     checkpoint: CheckpointSource
     adapter: Path | None
     prompt_examples: bool
+    skills_fixed: bool
     rules: tuple[LayerRule, ...]
     context_length: int
     target: str
@@ -141,7 +144,14 @@ class Recipe:
             raise RecipeError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
         top = _Fields(path, "", settings)
         top.allow(
-            "name", "checkpoint", "adapter", "prompt", "quantize", "context_length", "target"
+            "name",
+            "checkpoint",
+            "adapter",
+            "prompt",
+            "skills",
+            "quantize",
+            "context_length",
+            "target",
         )
         target = top.get("target", str, "ort")
         if target not in TARGETS:
@@ -153,7 +163,10 @@ class Recipe:
             name=top.get("name", str),
             checkpoint=_checkpoint(_Fields(path, "checkpoint", top.get("checkpoint", dict))),
             adapter=path.parent / top.get("adapter", str) if "adapter" in settings else None,
-            prompt_examples=_prompt_examples(_Fields(path, "prompt", top.get("prompt", dict, {}))),
+            prompt_examples=_prompt_examples(
+                _Fields(path, "prompt", top.get("prompt", dict, {})), "adapter" not in settings
+            ),
+            skills_fixed=_skills_fixed(_Fields(path, "skills", top.get("skills", dict, {}))),
             rules=_rules(_Fields(path, "quantize", top.get("quantize", dict))),
             context_length=context_length,
             target=target,
@@ -210,10 +223,16 @@ def _checkpoint(fields: _Fields) -> CheckpointSource:
     )
 
 
-def _prompt_examples(fields: _Fields) -> bool:
+def _prompt_examples(fields: _Fields, default: bool) -> bool:
     """Read the ``prompt`` part."""
     fields.allow("examples")
-    return fields.get("examples", bool, True)
+    return fields.get("examples", bool, default)
+
+
+def _skills_fixed(fields: _Fields) -> bool:
+    """Read the ``skills`` part."""
+    fields.allow("fixed")
+    return fields.get("fixed", bool, False)
 
 
 def _rules(fields: _Fields) -> tuple[LayerRule, ...]:

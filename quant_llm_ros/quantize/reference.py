@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -48,6 +49,27 @@ def decoder_logits(decoder: Decoder, prompt: Sequence[int]) -> Tensor:
     return logits
 
 
+def load_transformers(location: Path) -> Any:
+    """Load a checkpoint with Hugging Face transformers, in FP32.
+
+    Args:
+        location: GGUF file or Hugging Face folder.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    import transformers
+
+    folder, names = location, {}
+    if location.is_file():
+        folder, names = location.parent, {"gguf_file": location.name}
+    errors = (OSError, ValueError, KeyError, RuntimeError)
+    with damaged(location, *errors), _no_progress_bars():
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=torch.float32, local_files_only=True, **names
+        )
+
+
 def transformers_logits(location: Path, token_lists: Sequence[Sequence[int]]) -> Iterator[Tensor]:
     """Compute the logits of all positions with Hugging Face transformers.
 
@@ -61,16 +83,7 @@ def transformers_logits(location: Path, token_lists: Sequence[Sequence[int]]) ->
     Raises:
         CheckpointError: transformers cannot load it.
     """
-    import transformers
-
-    folder, names = location, {}
-    if location.is_file():
-        folder, names = location.parent, {"gguf_file": location.name}
-    errors = (OSError, ValueError, KeyError, RuntimeError)
-    with damaged(location, *errors), _no_progress_bars():
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=torch.float32, local_files_only=True, **names
-        )
+    model = load_transformers(location)
     for tokens in token_lists:
         with torch.inference_mode():
             logits: Tensor = model(torch.tensor([list(tokens)])).logits[0]

@@ -48,7 +48,9 @@ def staged_folder(output: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise BundleError(f"cannot write the bundle {output}: {reason}") from error
+        # The file tells whether it was the bundle that could not be written or a source read.
+        where = f" ({error.filename})" if error.filename else ""
+        raise BundleError(f"cannot write the bundle {output}: {reason}{where}") from error
 
 
 def _remove_stale(parent: Path, prefix: str) -> None:

@@ -14,6 +14,7 @@ import math
 import os
 from pathlib import Path
 import random
+import tempfile
 from typing import Any
 
 import peft
@@ -22,14 +23,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
-import transformers
 
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CheckpointError, DatasetError
+from quant_llm_ros.quantize.adapter import PREFIX
 from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.quantize.reference import load_transformers
 from quant_llm_ros.training.generator import generate, Group, TrainingExample
 from quant_llm_ros.training.leaks import LeakCheck
 from quant_llm_ros.training.packing import Pack, pack
@@ -70,6 +72,7 @@ class Finetuner:
         output: Path,
         *,
         skills: SkillRegistry,
+        own_registry: bool = False,
         human: Sequence[TrainingExample] = (),
         measured: Sequence[Path] = (),
         device: str = "cpu",
@@ -80,7 +83,8 @@ class Finetuner:
         Args:
             settings: How to train.
             output: Folder of the adapter and of the state of an interrupted run.
-            skills: The default registry, which human sentences are for.
+            skills: The registry that human sentences are for.
+            own_registry: Whether it takes the default one's place in the generated sentences too.
             human: Human sentences with their answers.
             measured: Files of sentences that must not be learnt: a generated one is left out, a
                 human one is an error.
@@ -96,6 +100,7 @@ class Finetuner:
         self.step = 0
         self._device = device
         self._skills = skills
+        self._registries = [skills] if own_registry else None
         self._human = list(human)
         self._leaks = LeakCheck(measured)
         for text, where in self._leaks.find(example.text for example in human):
@@ -106,12 +111,12 @@ class Finetuner:
         recipe = Recipe.load(settings.recipe)
         checkpoint = recipe.checkpoint.open()
         output.mkdir(parents=True, exist_ok=True)
-        tokenizer_path = output / "tokenizer.json"
-        tokenizer_path.write_text(checkpoint.tokenizer_json, encoding="utf-8")
-        self._tokenizer = Tokenizer(tokenizer_path)
-        tokenizer_path.unlink()
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer_path = Path(folder) / "tokenizer.json"
+            tokenizer_path.write_text(checkpoint.tokenizer_json, encoding="utf-8")
+            self._tokenizer = Tokenizer(tokenizer_path)
         torch.manual_seed(settings.seed)
-        base = _load_transformers(checkpoint.location)
+        base = load_transformers(checkpoint.location)
         round_embedding(base, recipe)
         config = peft.LoraConfig(
             r=settings.rank,
@@ -136,6 +141,7 @@ class Finetuner:
                 self.settings.held_out_groups,
                 self.settings.group_size,
                 default_share=self.settings.default_share,
+                registries=self._registries,
             )
         ]
         losses: list[float] = []
@@ -146,7 +152,7 @@ class Finetuner:
             last = self.step >= self.settings.steps
             if last or self.step % self.settings.report_every == 0:
                 if self._is_rounding:
-                    self._rounding.refresh()  # what is reported is what will be exported
+                    self._rounding.refresh()  # so that the report is about rounded weights
                 loss, exact = self._evaluate(held_out)
                 mean = sum(losses) / len(losses)
                 losses.clear()
@@ -189,7 +195,7 @@ class Finetuner:
         for name, layer in lora_layers(self._model).items():
             module = name.removesuffix(".weight")
             for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                key = f"base_model.model.{module}.{part}.weight"
+                key = f"{PREFIX}{module}.{part}.weight"
                 tensors[key] = matrix["default"].weight.detach().to("cpu", torch.bfloat16)
         staged = self.output / "adapter_model.safetensors.part"
         safetensors.torch.save_file(tensors, staged, metadata={"format": "pt"})
@@ -213,6 +219,7 @@ class Finetuner:
             self.settings.steps,
             self.settings.group_size,
             default_share=self.settings.default_share,
+            registries=self._registries,
         )
         human = self._human_groups(random.Random(self.settings.seed + 1))
         for group in generated:
@@ -220,8 +227,7 @@ class Finetuner:
             yield next(human) if from_people else self._without_leaks(group)
 
     def _without_leaks(self, group: Group) -> Group:
-        leaks = {text for text, _ in self._leaks.find(e.text for e in group.examples)}
-        kept = tuple(e for e in group.examples if e.text not in leaks)
+        kept = tuple(e for e in group.examples if self._leaks.allows(e.text))
         return dataclasses.replace(group, examples=kept)
 
     def _human_groups(self, order: random.Random) -> Iterator[Group]:
@@ -319,13 +325,6 @@ class Finetuner:
         settings = dataclasses.asdict(self.settings)
         settings["recipe"] = self.settings.recipe.read_text(encoding="utf-8")
         human = [(e.text, e.answer) for e in self._human]
-        return hashlib.sha256(json.dumps([settings, human]).encode()).hexdigest()
-
-
-def _load_transformers(location: Path) -> Any:
-    folder, names = (
-        (location.parent, {"gguf_file": location.name}) if location.is_file() else (location, {})
-    )
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=torch.float32, local_files_only=True, **names
-    )
+        parts = [settings, human, self._skills.sha256, self._registries is None]
+        parts.append(sorted(self._leaks.measured))
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

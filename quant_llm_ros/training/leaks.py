@@ -19,7 +19,11 @@ def normalized(text: str) -> str:
 
 
 class LeakCheck:
-    """Knows the measured sentences."""
+    """Knows the measured sentences.
+
+    Attributes:
+        measured: Where each stands, by its normalized text.
+    """
 
     def __init__(self, measured: Sequence[str | os.PathLike[str]]) -> None:
         """Read the files of measured sentences.
@@ -30,17 +34,21 @@ class LeakCheck:
         Raises:
             DatasetError: One of them cannot be read.
         """
-        self._measured = {
+        self.measured = {
             normalized(row.text): f"{path}: {row.id}"
             for path in measured
             for row in load_dataset(path)
         }
 
+    def allows(self, text: str) -> bool:
+        """Tell whether a text may be learnt: it is no measured sentence."""
+        return normalized(text) not in self.measured
+
     def find(self, texts: Iterable[str]) -> list[tuple[str, str]]:
         """Give each text that is a measured sentence, with the place of that sentence."""
         found = []
         for text in texts:
-            where = self._measured.get(normalized(text))
+            where = self.measured.get(normalized(text))
             if where is not None:
                 found.append((text, where))
         return found

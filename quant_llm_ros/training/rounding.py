@@ -18,15 +18,14 @@ from peft.tuners.lora import Linear as LoraLinear
 import torch
 from torch import nn, Tensor
 
+from quant_llm_ros.quantize.adapter import PREFIX
 from quant_llm_ros.quantize.recipe import Recipe
-
-_PREFIX = "base_model.model."
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
     """Give the layers that carry an adapter, by the name of the weight that they adapt."""
     return {
-        f"{name.removeprefix(_PREFIX)}.weight": module
+        f"{name.removeprefix(PREFIX)}.weight": module
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
     }
