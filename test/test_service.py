@@ -85,10 +85,8 @@ def test_a_stop_overtakes_and_cancels(service, listener, engine):
     for _ in range(3):
         service.submit("go home")
     wait_until(lambda: service.busy)
-    start_s = time.monotonic()
     stop = service.submit("stop!")
-    assert time.monotonic() - start_s < 0.1
-    assert listener.order[0] == stop.id
+    assert listener.order[0] == stop.id  # already, and before the running one
     assert listener.wait(4) == [Status.CANCELLED] * 3 + [Status.STOP]
     engine.delay_s = 0.0
     service.submit("go home")
@@ -104,18 +102,19 @@ def test_nothing_is_accepted_after_a_stop(engine, tokenizer):
         order.append((command.id, decision.status))
 
     service = CommandService(Understander(engine, tokenizer, SKILLS), slow)
-    append, last_pass = engine.append, threading.Event()
+    append, last_pass, go_on = engine.append, threading.Event(), threading.Event()
 
-    def slow_append(tokens, **options):
+    def held_append(tokens, **options):
         if engine.passes and len(tokens) < 8:  # after the prompt: the last pass of «dock()»
             last_pass.set()
-            time.sleep(0.1)
+            assert go_on.wait(10)
         return append(tokens, **options)
 
-    engine.append = slow_append
+    engine.append = held_append
     service.submit("go home")
     assert last_pass.wait(10)
     service.submit("stop")
+    go_on.set()
     wait_until(lambda: len(order) == 2)
     assert order == [(2, Status.STOP), (1, Status.CANCELLED)]
     service.submit("go home")
@@ -126,15 +125,14 @@ def test_nothing_is_accepted_after_a_stop(engine, tokenizer):
 
 def test_deadlines_pass_in_the_queue_too(service, listener, engine):
     """A command that waits is answered when its time is over, not when the model is free."""
-    engine.delay_s = 0.5
+    append, go_on = engine.append, threading.Event()
+    engine.append = lambda tokens: append(tokens) if go_on.wait(10) else None
     service.submit("go home")
     wait_until(lambda: service.busy)
-    start_s = time.monotonic()
     service.submit("go home", deadline_s=0.05)
-    listener.wait(1)
-    assert time.monotonic() - start_s < 0.4
+    listener.wait(1)  # while the model is still held
     assert listener.decisions[2].status is Status.TIMEOUT
-    engine.delay_s = 0.0
+    go_on.set()
     assert listener.wait(2) == [Status.ACCEPTED, Status.TIMEOUT]
 
 

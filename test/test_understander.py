@@ -143,11 +143,13 @@ def test_deadline(understander, engine, delay_s):
 def test_a_decision_that_comes_too_late_is_a_timeout(understander, engine):
     """The deadline also counts for the last pass."""
     engine.answer = "dock()"
-    engine.delay_s = 0.1
     full = understander.understand("go home")
     assert full.status is Status.ACCEPTED
-    deadline_s = full.total_ms / 1e3 - 0.05  # inside of the last pass
-    assert understander.understand("go home", deadline_s=deadline_s).status is Status.TIMEOUT
+    engine.delay_s = 0.3
+    deadline_s = (full.forward_passes - 0.5) * engine.delay_s  # inside of the last pass
+    decision = understander.understand("go home", deadline_s=deadline_s)
+    assert decision.status is Status.TIMEOUT
+    assert decision.forward_passes == full.forward_passes
 
 
 def test_a_broken_model_decides_nothing(understander, engine):
