@@ -12,8 +12,11 @@ import subprocess
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 from tiny_models import build_tiny, CONTEXT_LENGTH, make_folder, recipe_text, SKILLS
+import torch
+import transformers
 import yaml
 
 from quant_llm_ros.engine.bundle import Bundle, REQUIRED_FILES
@@ -66,6 +69,31 @@ def test_the_same_recipe_gives_the_same_bytes(
     again = build_tiny(tmp_path, checkpoint)
     for name in ("model.onnx", "model.onnx.data", "tokenizer.json", "skills.yaml"):
         assert again.files[name] == bundle.files[name], name
+
+
+def test_an_adapter_is_merged_before_quantization(tmp_path: Path, checkpoint: Path) -> None:
+    """Base and adapter give the bundle that the model merged by peft gives."""
+    base = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
+    model = peft.get_peft_model(base, config)
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(tmp_path / "adapter")
+    merged = tmp_path / "merged"
+    shutil.copytree(checkpoint, merged)
+    model.merge_and_unload().save_pretrained(merged)
+    adapted = build_tiny(tmp_path, checkpoint, adapter="adapter")
+    expected = build_tiny(tmp_path, merged, "expected")
+    plain = build_tiny(tmp_path, checkpoint, "plain")
+    got, want, without = (
+        np.load(b.file("reference.npz"))["logits"] for b in (adapted, expected, plain)
+    )
+    scale = np.abs(want).max()
+    assert np.abs(got - want).max() < 0.01 * scale
+    assert np.abs(without - want).max() > 0.05 * scale
+    assert (adapted.prompt_examples, plain.prompt_examples) == (False, True)
 
 
 def test_progress_only_grows(tmp_path: Path, checkpoint: Path) -> None:

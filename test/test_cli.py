@@ -150,3 +150,20 @@ def test_a_deadline_that_cannot_be_met(run, bundle_path):
     decision = json.loads(out)
     assert decision["status"] == "TIMEOUT"
     assert decision["message"] == "no decision within the deadline of 0.001 s"
+
+
+def test_a_bundle_for_other_skills_is_refused(run, bundle_path, repository, tmp_path):
+    """A model that was made for its own skills alone says so instead of guessing at others."""
+    fixed = tmp_path / "fixed"
+    shutil.copytree(bundle_path, fixed)
+    description = fixed / "bundle.yaml"
+    text = description.read_text()
+    assert "skills:\n  fixed: false" in text
+    description.write_text(text.replace("skills:\n  fixed: false", "skills:\n  fixed: true"))
+    other = repository / "test" / "data" / "unseen_registry.yaml"
+    status, out, err = run("understand", "--bundle", fixed, "--skills", other, given=b"hello\n")
+    assert (status, out) == (1, "")
+    assert "made for the skills in its own skills.yaml alone" in err
+    status, out, err = run("understand", "--bundle", fixed, given=b"stop\n")
+    assert status == 0, err
+    assert out.startswith("STOP")

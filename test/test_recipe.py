@@ -116,3 +116,20 @@ def test_a_pattern_must_match(tmp_path: Path) -> None:
     recipe = Recipe.load(write(tmp_path, changed("quantize.layers", {"*.up_prj.*": {"bits": 8}})))
     with pytest.raises(RecipeError, match=r"'\*\.up_prj\.\*' matches no weight"):
         recipe.check_patterns(["model.layers.0.mlp.up_proj.weight"])
+
+
+@pytest.mark.parametrize(
+    ("more", "examples", "fixed"),
+    [
+        ({}, True, False),
+        ({"adapter": "a"}, False, False),  # what was fine-tuned was trained without examples
+        ({"adapter": "a", "prompt": {"examples": True}}, True, False),
+        ({"prompt": {"examples": False}, "skills": {"fixed": True}}, False, True),
+    ],
+)
+def test_adapter_prompt_and_skills(
+    tmp_path: Path, more: dict[str, Any], examples: bool, fixed: bool
+) -> None:
+    recipe = Recipe.load(write(tmp_path, {**GOOD, **more}))
+    assert (recipe.prompt_examples, recipe.skills_fixed) == (examples, fixed)
+    assert recipe.adapter == (tmp_path / "a" if "adapter" in more else None)
