@@ -7,7 +7,7 @@ import json
 import pytest
 
 from quant_llm_ros.errors import DatasetError
-from quant_llm_ros.training.leaks import find_leaks, LeakCheck, normalized
+from quant_llm_ros.training.leaks import LeakCheck, normalized
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def measured(tmp_path):
     ],
 )
 def test_found(measured, text):
-    assert find_leaks(["go away now", text], [measured]) == [text]
+    assert [said for said, _ in LeakCheck([measured]).find(["go away now", text])] == [text]
 
 
 @pytest.mark.parametrize("text", ["bring me the blue cup", "bring me the red cup please"])
 def test_not_found(measured, text):
-    assert find_leaks([text], [measured]) == []
+    assert LeakCheck([measured]).find([text]) == []
 
 
 def test_where_it_is_measured_is_named(measured):
@@ -42,17 +42,13 @@ def test_where_it_is_measured_is_named(measured):
     assert found == [("Come here!", f"{measured}: {measured}:2")]
 
 
-def test_each_is_named_once(measured):
-    assert find_leaks(["Bring me the red cup"] * 3, [measured]) == ["Bring me the red cup"]
-
-
 def test_without_measured_sets_nothing_leaks():
-    assert find_leaks(["bring me the red cup"], []) == []
+    assert LeakCheck([]).find(["bring me the red cup"]) == []
 
 
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(DatasetError):
-        find_leaks(["a"], [tmp_path / "none.jsonl"])
+        LeakCheck([tmp_path / "none.jsonl"])
 
 
 def test_normalized():

@@ -15,7 +15,8 @@ GUARD = StopGuard(SkillRegistry.load(SKILLS_PATH))
     "text",
     [
         "STOP" + "!" * 200, "Stop!" + " " * 300, "stop " * 41, "dont move", "don 't move",
-        "hold still", "would you stop", "stop \ufffd",
+        "hold still", "would you stop", "please 'stop'", "that 's enough", "'Stop!'",
+        "stop \ufffd",
         "stop", "STOP!", "Stop.", "please stop", "stop please", "stop now!", "stop stop stop",
         "robot, stop!", "hey robot stop right now", "halt", "freeze", "Don't move!", "don’t move",
         "do not move", "emergency stop", "stop moving", "  stop  ", "stop, please, immediately",

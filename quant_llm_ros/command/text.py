@@ -12,6 +12,8 @@ from quant_llm_ros.errors import CommandError
 _WORD = re.compile(r"(?:(?<!\S)[-+](?=\d))?[^\W_](?:[\w'’./%°&+-]*(?:[^\W_]|[%°+]))?")
 
 _NOT_SPOKEN = re.compile(r"[\W_]+")
+# Not every apostrophe: 'stop' in quotes is a word of its own.
+_CONTRACTION = re.compile(r"(?<=\w) ?'(?=(?:t|s|re|m|ll|d|ve)\b)")
 
 # Words that may stand before a name without changing which thing it names.
 _LEADING = frozenset(
@@ -53,7 +55,7 @@ def spoken_words(text: str) -> list[str]:
     What a recognizer writes for «don't» (``don't``, ``dont``, ``don 't``) is one word.
     """
     plain = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
-    return _NOT_SPOKEN.sub(" ", re.sub(r" ?'", "", plain)).split()
+    return _NOT_SPOKEN.sub(" ", _CONTRACTION.sub("", plain)).split()
 
 
 def bare_name(text: str) -> str:

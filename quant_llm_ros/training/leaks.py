@@ -52,21 +52,3 @@ class LeakCheck:
             if where is not None:
                 found.append((text, where))
         return found
-
-
-def find_leaks(
-    texts: Iterable[str], measured_paths: Sequence[str | os.PathLike[str]]
-) -> list[str]:
-    """Find training sentences that are also measured.
-
-    Args:
-        texts: Training sentences.
-        measured_paths: Datasets in the format of ``command/evaluation.py``.
-
-    Returns:
-        The sentences of ``texts`` that occur in a measured set, each once, in order.
-
-    Raises:
-        DatasetError: A measured set cannot be read.
-    """
-    return list(dict.fromkeys(text for text, _ in LeakCheck(measured_paths).find(texts)))
