@@ -93,7 +93,7 @@ def test_an_adapter_is_merged_before_quantization(tmp_path: Path, checkpoint: Pa
     scale = np.abs(want).max()
     assert np.abs(got - want).max() < 0.01 * scale
     assert np.abs(without - want).max() > 0.05 * scale
-    assert (adapted.prompt_examples, plain.prompt_examples) == (False, True)
+    assert (adapted.prompt_examples, plain.prompt_examples) == ("other", "always")
 
 
 def test_progress_only_grows(tmp_path: Path, checkpoint: Path) -> None:

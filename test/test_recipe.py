@@ -121,14 +121,14 @@ def test_a_pattern_must_match(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "examples", "fixed"),
     [
-        ({}, True, False),
-        ({"adapter": "a"}, False, False),  # what was fine-tuned was trained without examples
-        ({"adapter": "a", "prompt": {"examples": True}}, True, False),
-        ({"prompt": {"examples": False}, "skills": {"fixed": True}}, False, True),
+        ({}, "always", False),
+        ({"adapter": "a"}, "other", False),  # it was fine-tuned without examples for its own
+        ({"adapter": "a", "prompt": {"examples": "always"}}, "always", False),
+        ({"prompt": {"examples": "never"}, "skills": {"fixed": True}}, "never", True),
     ],
 )
 def test_adapter_prompt_and_skills(
-    tmp_path: Path, more: dict[str, Any], examples: bool, fixed: bool
+    tmp_path: Path, more: dict[str, Any], examples: str, fixed: bool
 ) -> None:
     recipe = Recipe.load(write(tmp_path, {**GOOD, **more}))
     assert (recipe.prompt_examples, recipe.skills_fixed) == (examples, fixed)

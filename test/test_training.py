@@ -1,5 +1,6 @@
 """Packing, rounding and merging: what training computes is what the bundle will compute."""
 
+import copy
 import json
 import subprocess
 
@@ -12,7 +13,7 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.errors import CheckpointError, RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
-from quant_llm_ros.training.packing import pack
+from quant_llm_ros.training.packing import pack, use_packed_attention
 from quant_llm_ros.training.settings import FinetuneSettings
 
 
@@ -44,18 +45,21 @@ def test_a_pack_is_the_same_as_its_sentences_alone(tokenizer):
     """Sentences behind one prompt have the logits that each has by itself."""
     model = tiny_llama(tokenizer.vocab_size)
     prompt = Prompt(SkillRegistry.load(SKILLS_PATH), tokenizer, examples=False)
-    examples = [("go to the hall", "go_to(place=hall)"), ("hello", "unknown"), ("home", "dock()")]
+    examples = [
+        ("go to the hall", "go_to(place=hall)", ()),
+        ("hello", "unknown", ()),
+        ("and there", "dock()", [("go home", "go_to(place=home)")]),
+    ]
     batch = pack(prompt, tokenizer, examples)
-    mask = torch.zeros(batch.visible.shape).masked_fill(~batch.visible, -torch.inf)
+    packed = copy.deepcopy(model)
+    use_packed_attention(packed)
     with torch.no_grad():
-        together = model(
-            input_ids=batch.tokens[None],
-            attention_mask=mask[None, None],
-            position_ids=batch.positions[None],
+        together = packed(
+            input_ids=batch.tokens[None], position_ids=batch.positions[None], pack=batch
         ).logits[0, batch.asked]
-        for index, (text, answer) in enumerate(examples):
+        for index, (text, answer, before) in enumerate(examples):
             reply = [*tokenizer.encode(answer), tokenizer.turn_end]
-            whole = [*prompt.prefix, *prompt.after_prefix(text), *reply]
+            whole = [*prompt.prefix, *prompt.after_prefix(text, before), *reply]
             alone = model(input_ids=torch.tensor([whole])).logits[0, -len(reply) - 1 : -1]
             mine = batch.owner == index
             assert batch.labels[mine].tolist() == reply

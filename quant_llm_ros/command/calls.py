@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 
+from quant_llm_ros.command.amounts import Amount, find_amounts
 from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry
 
 UNKNOWN = "unknown"
@@ -21,7 +22,7 @@ MAX_CALLS = 4
 
 _CALL = re.compile(r"([a-z][a-z0-9_]*)\(([^()]*)\)")
 _PAIR = re.compile(r"([a-z][a-z0-9_]*)=([^=,;()]+)")
-NUMBER = r"-?[0-9]{1,6}(?:\.[0-9]{1,4})?"
+NUMBER = r"-?[0-9]{1,12}(?:\.[0-9]{1,4})?"
 """A number as the model writes it."""
 
 
@@ -61,48 +62,101 @@ def parse(answer: str) -> tuple[RawCall, ...]:
 class Grammar:
     """The answers that a registry allows, as Lark text for llguidance.
 
-    The rules over the skills are written once; only the words of the sentence, of which a text
-    argument must be a contiguous piece, change with every command.
+    What a call may say is made of the sentence: a text argument is a contiguous piece of it, and
+    an amount one of those that stand in it. So the model cannot name a thing that nobody mentioned
+    nor a number that nobody said.
     """
 
     def __init__(self, registry: SkillRegistry) -> None:
         """Write the rules of a registry."""
-        calls = "\n    | ".join(_call_rule(skill) for skill in registry.skills.values())
-        # The last call closes the answer by itself: the grammar then forces the end.
-        self._rules = (
-            f'start: "{UNKNOWN}" | call ("{SEPARATOR}" call){{0,{MAX_CALLS - 1}}}\n'
-            f"call: {calls}\n"
-            f"NUMBER: /{NUMBER}/\n"
+        self._skills = tuple(registry.skills.values())
+        self._units: dict[str, tuple[str, ...]] = {}
+        for skill in self._skills:
+            for argument in skill.arguments:
+                if argument.type is ArgumentType.QUANTITY:
+                    known = self._units.get(argument.unit, ())
+                    self._units[argument.unit] = (*known, *argument.factors)
+        self._all_units = tuple(
+            dict.fromkeys(unit for units in self._units.values() for unit in units)
+        )
+        self._rules: dict[frozenset[str], str] = {}
+
+    def amounts(self, sentence_words: Sequence[str]) -> tuple[Amount, ...]:
+        """Find the amounts in a sentence that some argument of the registry can take."""
+        return tuple(
+            amount
+            for amount in find_amounts(sentence_words, self._all_units)
+            if any(amount.written(unit, units) for unit, units in self._units.items())
         )
 
-    def for_sentence(self, sentence_words: Sequence[str]) -> str:
+    def for_sentence(
+        self, sentence_words: Sequence[str], before: Sequence[Sequence[str]] = ()
+    ) -> str:
         """Give the grammar of the answers to one sentence.
 
         Args:
             sentence_words: Words of the sentence, at least one; see ``text.words``.
+            before: Words of the sentences before it, which it may refer to.
         """
         if not sentence_words:
             raise ValueError("a sentence without words has no answers")
-        chunks: list[str] = []
-        for word in sentence_words:
-            chunks += [" ", word]
-        # Chunks may be joined in any contiguous run; a piece neither begins nor ends with a space.
-        return (
-            f"{self._rules}"
-            "PIECE: /[^ ](.*[^ ])?/ & CHUNKS\n"
-            f'CHUNKS: %regex {{"substring_chunks": {json.dumps(chunks[1:])}}}\n'
-        )
+        sentences = [sentence_words, *(words for words in before if words)]
+        said: dict[str, str] = {}
+        for unit, units in self._units.items():
+            written = dict.fromkeys(
+                amount.written(unit, units)
+                for words in sentences
+                for amount in find_amounts(words, self._all_units)
+            )
+            options = [json.dumps(text, ensure_ascii=False) for text in written if text]
+            if options:
+                said[unit] = " | ".join(options)
+        lines = [self._rules_with(frozenset(said))]
+        for index, unit in enumerate(self._units):
+            if unit in said:
+                lines.append(f"amount_{index}: {said[unit]}")
+        pieces = []
+        for index, words in enumerate(sentences):
+            chunks = [part for word in words for part in (" ", word)][1:]
+            # Chunks may be joined in any contiguous run; no piece begins or ends with a space.
+            lines.append(f"PIECE_{index}: /[^ ](.*[^ ])?/ & CHUNKS_{index}")
+            lines.append(
+                f'CHUNKS_{index}: %regex {{"substring_chunks": '
+                f"{json.dumps(chunks, ensure_ascii=False)}}}"
+            )
+            pieces.append(f"PIECE_{index}")
+        lines.append(f"piece: {' | '.join(pieces)}")
+        return "\n".join(lines) + "\n"
+
+    def _rules_with(self, said: frozenset[str]) -> str:
+        """Write the rules over the skills where amounts in these units were said."""
+        rules = self._rules.get(said)
+        if rules is None:
+            amounts = {
+                unit: f"amount_{index}"
+                for index, unit in enumerate(self._units)
+                if unit in said
+            }
+            calls = "\n    | ".join(_call_rule(skill, amounts) for skill in self._skills)
+            # The last call closes the answer by itself: the grammar then forces the end.
+            rules = self._rules[said] = (
+                f'start: "{UNKNOWN}" | call ("{SEPARATOR}" call){{0,{MAX_CALLS - 1}}}\n'
+                f"call: {calls}"
+            )
+        return rules
 
 
-def _call_rule(skill: Skill) -> str:
-    return f'"{skill.name}("{_arguments_rule(skill.arguments, first=True)} ")"'
+def _call_rule(skill: Skill, amounts: Mapping[str, str]) -> str:
+    values = [(argument, _value_rule(argument, amounts)) for argument in skill.arguments]
+    # Without a value that could be said, an optional argument cannot be given.
+    return f'"{skill.name}("{_arguments_rule([v for v in values if v[1]], first=True)} ")"'
 
 
-def _arguments_rule(arguments: Sequence[Argument], *, first: bool) -> str:
-    if not arguments:
+def _arguments_rule(values: Sequence[tuple[Argument, str]], *, first: bool) -> str:
+    if not values:
         return ""
-    head, rest = arguments[0], arguments[1:]
-    given = f' "{"" if first else ", "}{head.name}=" {_value_rule(head)}'
+    (head, value), rest = values[0], values[1:]
+    given = f' "{"" if first else ", "}{head.name}=" ({value})'
     after = _arguments_rule(rest, first=False)
     if head.required:
         return given + after
@@ -113,14 +167,13 @@ def _arguments_rule(arguments: Sequence[Argument], *, first: bool) -> str:
     return f" ({given})?{after}"
 
 
-def _value_rule(argument: Argument) -> str:
+def _value_rule(argument: Argument, amounts: Mapping[str, str]) -> str:
     if argument.type is ArgumentType.CHOICE:
         options = [json.dumps(choice) for choice in argument.choices]
     elif argument.type is ArgumentType.QUANTITY:
-        units = " | ".join(json.dumps(unit) for unit in argument.factors)
-        options = [f'NUMBER " " ({units})']
+        options = [amounts[argument.unit]] if argument.unit in amounts else []
     else:
-        options = ["PIECE"]
-    if argument.required:
+        options = ["piece"]
+    if argument.askable:
         options.append(f'"{MISSING}"')
-    return f"({' | '.join(options)})"
+    return " | ".join(options)

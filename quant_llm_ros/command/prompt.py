@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quant_llm_ros.command.calls import MISSING, UNKNOWN
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
@@ -41,9 +43,20 @@ class Prompt:
         self.suffix: tuple[int, ...] = (*self._close(), *self._open("assistant"))
         """Tokens after the sentence."""
 
-    def after_prefix(self, sentence: str) -> list[int]:
-        """Give the tokens that one sentence adds to the prefix."""
-        return [*self._tokenizer.encode(sentence), *self.suffix]
+    def after_prefix(
+        self, sentence: str, before: Sequence[tuple[str, str]] = ()
+    ) -> list[int]:
+        """Give the tokens that one sentence adds to the prefix.
+
+        Args:
+            sentence: The sentence.
+            before: Sentences of the same conversation before it, with the answers to them.
+        """
+        tokens: list[int] = []
+        for said, answer in before:
+            tokens += [*self._tokenizer.encode(said), *self.suffix]
+            tokens += [*self._tokenizer.encode(answer), *self._close(), *self._open("user")]
+        return [*tokens, *self._tokenizer.encode(sentence), *self.suffix]
 
     def _turn(self, role: str, text: str) -> list[int]:
         return [*self._open(role), *self._tokenizer.encode(text), *self._close()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
+import numpy as np
 import pint
 
 # Upper case stays: mW is not MW.
@@ -17,6 +18,7 @@ def _units() -> pint.UnitRegistry:
     return pint.UnitRegistry(cache_folder=None)
 
 
+@functools.lru_cache(maxsize=1024)
 def conversion_factor(unit: str, target: str) -> float:
     """Give the factor that turns a number in ``unit`` into a number in ``target``.
 
@@ -30,8 +32,9 @@ def conversion_factor(unit: str, target: str) -> float:
     """
     units = _units()
     try:
-        zero = units.Quantity(0.0, unit).to(target).magnitude
-        one = units.Quantity(1.0, unit).to(target).magnitude
+        with np.errstate(all="ignore"):  # decibels of nothing
+            zero = units.Quantity(0.0, unit).to(target).magnitude
+            one = units.Quantity(1.0, unit).to(target).magnitude
     except pint.UndefinedUnitError as error:
         raise ValueError(str(error)) from error
     except pint.DimensionalityError as error:

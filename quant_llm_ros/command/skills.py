@@ -52,7 +52,8 @@ class Argument:
         name: Name in calls, for example ``distance``.
         type: How the value is written and checked.
         required: Whether a call without it is incomplete.
-        ask: Question to a person when a required value was not said.
+        ask: Question to a person when a value is needed and was not said; "" for an optional
+            argument that is never asked for.
         choices: The words of a CHOICE.
         unit: Unit of a QUANTITY in decisions.
         factors: For a QUANTITY, what turns a number in each unit that may be said into ``unit``.
@@ -72,6 +73,11 @@ class Argument:
     min: float = float("-inf")
     max: float = float("inf")
     default: str | tuple[str, Mapping[str, str]] | None = None
+
+    @property
+    def askable(self) -> bool:
+        """Whether a call may say that the value is needed but was not said."""
+        return bool(self.ask)
 
     @property
     def decision_name(self) -> str:
@@ -347,11 +353,13 @@ def _argument(name: str, value: Any, where: str) -> Argument:
         raise _Malformed(f"{where}: unknown type {kind_name!r}; {hint}")
     kind = ArgumentType(kind_name)
     _mapping(value, where, ("type", "required", "default", "ask", *_KEYS[kind]))
+    required = _bool(fields.get("required", True), f"{where}.required")
+    ask = fields.get("ask", f"{name}?" if required else None)
     argument = Argument(
         name=name,
         type=kind,
-        required=_bool(fields.get("required", True), f"{where}.required"),
-        ask=_text(fields.get("ask", f"{name}?"), f"{where}.ask"),
+        required=required,
+        ask="" if ask is None else _text(ask, f"{where}.ask"),
         default=_default(fields.get("default"), where),
     )
     if kind is ArgumentType.QUANTITY:

@@ -9,7 +9,9 @@ from quant_llm_ros.errors import CommandError
 
 # A word may hold letters, digits and the marks that belong inside words and numbers. Everything
 # else (commas, brackets, "=", ";") has a meaning in the notation of calls or none in a name.
-_WORD = re.compile(r"(?:(?<!\S)[-+](?=\d))?[^\W_](?:[\w'’./%°&+-]*(?:[^\W_]|[%°+]))?")
+_WORD = re.compile(
+    r"(?:(?<!\S)[-+](?=\d))?[^\W_](?:[\w'’./%°&+-]*(?:[^\W_]|[%°+]))?|(?<=\d )(?:°[CF]?|%)"
+)
 
 _NOT_SPOKEN = re.compile(r"[\W_]+")
 # Not every apostrophe: 'stop' in quotes is a word of its own.

@@ -139,7 +139,8 @@ class Understander:
         start_s = time.monotonic()
         bundle = Bundle.load(Path(bundle_path))
         skills = SkillRegistry.load(skills_path or bundle.file(SKILLS))
-        if bundle.skills_fixed and skills.sha256 != bundle.files[SKILLS].sha256:
+        own = skills.sha256 == bundle.files[SKILLS].sha256
+        if bundle.skills_fixed and not own:
             raise BundleError(
                 f"{bundle.path}: the model was made for the skills in its own skills.yaml alone, "
                 f"not for {skills.source}; leave the skills out or build a bundle for them"
@@ -159,7 +160,8 @@ class Understander:
                 tokenizer,
                 skills,
                 max_command_chars=max_command_chars,
-                examples_in_prompt=bundle.prompt_examples,
+                examples_in_prompt=bundle.prompt_examples == "always"
+                or (bundle.prompt_examples == "other" and not own),
             )
         except BaseException:
             engine.close()

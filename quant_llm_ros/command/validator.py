@@ -6,8 +6,10 @@ import dataclasses
 import re
 
 from quant_llm_ros.command import calls as notation
+from quant_llm_ros.command.amounts import fits
 from quant_llm_ros.command.calls import MISSING, RawCall
 from quant_llm_ros.command.decision import ArgumentValue, SkillCall, Status
+from quant_llm_ros.command.quantities import conversion_factor
 from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry, STOP_SKILL
 from quant_llm_ros.command.text import bare_name
 from quant_llm_ros.errors import SkillsError
@@ -113,9 +115,9 @@ class Validator:
     def _value(self, skill: Skill, argument: Argument, text: str) -> ArgumentValue | _Problem:
         if argument.type is ArgumentType.QUANTITY:
             match = _QUANTITY.fullmatch(text)
-            factor = argument.factors.get(match[2]) if match else None
-            if match is None or factor is None:
+            if match is None or not fits(match[2], argument.unit):
                 raise ValueError(f"{skill.name}: {argument.name}={text!r} is not a quantity")
+            factor = conversion_factor(match[2], argument.unit)
             value = float(match[1]) * factor
             if not argument.min <= value <= argument.max:
                 bound, word = (

@@ -22,6 +22,11 @@ SKILLS = "skills.yaml"
 REFERENCE = "reference.npz"
 REQUIRED_FILES = (MODEL, MODEL_DATA, TOKENIZER, SKILLS, REFERENCE)
 
+PROMPT_EXAMPLES = ("always", "other", "never")
+"""When a prompt shows the examples of the skills: ``always``, as a model needs that was not
+fine-tuned for the task; with ``other`` skills than the bundle's own, which the model was fine-tuned
+for; ``never``."""
+
 _T = TypeVar("_T")
 
 
@@ -90,8 +95,8 @@ class Bundle:
         model: What the model is.
         target: Kind of graph: ``ort``.
         recipe: The recipe as it was run.
-        prompt_examples: The prompt shows examples of the skills, as a model needs that was not
-            fine-tuned for the task.
+        prompt_examples: When the prompt shows the skills' examples, one of
+            :data:`PROMPT_EXAMPLES`.
         skills_fixed: The model was made for exactly the bundle's ``skills.yaml``.
         files: What each file must be, by name.
         figures: What was measured while building, by name.
@@ -106,7 +111,7 @@ class Bundle:
     model: ModelInfo
     target: str
     recipe: Mapping[str, Any]
-    prompt_examples: bool
+    prompt_examples: str
     skills_fixed: bool
     files: Mapping[str, FileInfo]
     figures: Mapping[str, float]
@@ -209,6 +214,12 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
         if name not in files:
             raise BundleError(f"{description}: files.{name} is missing; rebuild the bundle")
     prompt = _get(description, fields, "prompt", dict)
+    examples = _get(description, prompt, "examples", str, "prompt.")
+    if examples not in PROMPT_EXAMPLES:
+        raise BundleError(
+            f"{description}: prompt.examples is {examples!r}, expected one of "
+            f"{', '.join(PROMPT_EXAMPLES)}; rebuild the bundle"
+        )
     skills = _get(description, fields, "skills", dict)
     return Bundle(
         path=path,
@@ -219,7 +230,7 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
         model=ModelInfo(**model),
         target=_get(description, fields, "target", str),
         recipe=types.MappingProxyType(_get(description, fields, "recipe", dict)),
-        prompt_examples=_get(description, prompt, "examples", bool, "prompt."),
+        prompt_examples=examples,
         skills_fixed=_get(description, skills, "fixed", bool, "skills."),
         files=types.MappingProxyType(files),
         figures=types.MappingProxyType(_get(description, fields, "figures", dict)),

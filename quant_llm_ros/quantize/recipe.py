@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from quant_llm_ros.engine.bundle import PROMPT_EXAMPLES
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize.checkpoint import Checkpoint, find_in_package, open_checkpoint
 from quant_llm_ros.quantize.methods import make_quantizer
@@ -83,8 +84,8 @@ class Recipe:
         name: Of the bundle.
         checkpoint: Where the model comes from.
         adapter: Folder of the low-rank adapter that is merged before quantization, or None.
-        prompt_examples: Whether the prompt shows examples: a model as it comes needs them, one
-            that was fine-tuned for the task was trained without.
+        prompt_examples: When the prompt shows the skills' examples; see
+            ``engine.bundle.PROMPT_EXAMPLES``.
         skills_fixed: The model understands only the skills that go into the bundle: a node refuses
             to serve it with others.
         rules: The first whose pattern matches a weight's name decides; the last matches all.
@@ -97,7 +98,7 @@ class Recipe:
     name: str
     checkpoint: CheckpointSource
     adapter: Path | None
-    prompt_examples: bool
+    prompt_examples: str
     skills_fixed: bool
     rules: tuple[LayerRule, ...]
     context_length: int
@@ -164,7 +165,8 @@ class Recipe:
             checkpoint=_checkpoint(_Fields(path, "checkpoint", top.get("checkpoint", dict))),
             adapter=path.parent / top.get("adapter", str) if "adapter" in settings else None,
             prompt_examples=_prompt_examples(
-                _Fields(path, "prompt", top.get("prompt", dict, {})), "adapter" not in settings
+                _Fields(path, "prompt", top.get("prompt", dict, {})),
+                "other" if "adapter" in settings else "always",
             ),
             skills_fixed=_skills_fixed(_Fields(path, "skills", top.get("skills", dict, {}))),
             rules=_rules(_Fields(path, "quantize", top.get("quantize", dict))),
@@ -223,10 +225,16 @@ def _checkpoint(fields: _Fields) -> CheckpointSource:
     )
 
 
-def _prompt_examples(fields: _Fields, default: bool) -> bool:
+def _prompt_examples(fields: _Fields, default: str) -> str:
     """Read the ``prompt`` part."""
     fields.allow("examples")
-    return fields.get("examples", bool, default)
+    value = fields.get("examples", str, default)
+    if value not in PROMPT_EXAMPLES:
+        raise RecipeError(
+            f"{fields.where}.examples is {value!r}; use "
+            f"{', '.join(PROMPT_EXAMPLES)}"
+        )
+    return value
 
 
 def _skills_fixed(fields: _Fields) -> bool:

@@ -1,75 +1,20 @@
-"""Numbers and amounts as people say them, and how they are written in calls."""
+"""Amounts as people say them, made up within the limits of an argument."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import math
 import random
 
+from quant_llm_ros.command.amounts import (
+    number_words,
+    ONES,
+    SMALLER,
+    TENS,
+    UNIT_WORDS,
+    written_number,
+)
 from quant_llm_ros.command.skills import Argument
 
-_ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
-    "nineteen",
-]  # fmt: skip
-_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-
-# Unit of a registry: how one of it is said, how several are, and what is written right behind
-# the digits.
-UNIT_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "m": (("meter", "metre"), ("meters", "metres", "meters"), ("m", "m", "mt")),
-    "cm": (("centimeter", "centimetre"), ("centimeters", "centimetres"), ("cm", "cms")),
-    "mm": (("millimeter", "millimetre"), ("millimeters", "millimetres"), ("mm",)),
-    "km": (("kilometer", "kilometre"), ("kilometers", "kilometres"), ("km", "kms")),
-    "ft": (("foot",), ("feet", "feet", "foot"), ("ft",)),
-    "in": (("inch",), ("inches",), ("in", "inch")),
-    "yd": (("yard",), ("yards",), ("yd", "yds")),
-    "mi": (("mile",), ("miles",), ("mi",)),
-    "deg": (("degree",), ("degrees",), ("deg", "°", "degrees")),
-    "rad": (("radian",), ("radians",), ("rad",)),
-    "turn": (("turn", "rotation", "revolution"), ("turns", "rotations"), ("turns",)),
-    "s": (("second",), ("seconds", "secs"), ("s", "sec")),
-    "min": (("minute",), ("minutes", "mins"), ("min",)),
-    "h": (("hour",), ("hours",), ("h", "hrs")),
-    "day": (("day",), ("days",), ("days",)),
-    "%": (("percent",), ("percent", "per cent"), ("%",)),
-    "percent": (("percent",), ("percent", "per cent"), ("%",)),
-    "kg": (("kilo", "kilogram"), ("kilos", "kilograms"), ("kg",)),
-    "g": (("gram",), ("grams",), ("g",)),
-    "mg": (("milligram",), ("milligrams",), ("mg",)),
-    "lb": (("pound",), ("pounds",), ("lb", "lbs")),
-    "l": (("liter", "litre"), ("liters", "litres"), ("l",)),
-    "ml": (("milliliter", "millilitre"), ("milliliters", "millilitres"), ("ml",)),
-    "ul": (("microliter", "microlitre"), ("microliters", "microlitres"), ("ul",)),
-    "cup": (("cup",), ("cups",), ("cups",)),
-    "m/s": (("meter per second",), ("meters per second", "metres per second"), ("m/s",)),
-    "km/h": (
-        ("kilometer per hour",),
-        ("kilometers per hour", "kilometres an hour", "kilometers an hour"),
-        ("km/h", "kmh", "kph"),
-    ),
-    "mph": (("mile per hour",), ("miles per hour", "miles an hour"), ("mph",)),
-    "degC": (("degree", "degree celsius"), ("degrees", "degrees celsius"), ("°C", "degrees")),
-    "rpm": (("rpm",), ("rpm", "revolutions per minute"), ("rpm",)),
-    "bar": (("bar",), ("bar", "bars"), ("bar",)),
-    "psi": (("psi",), ("psi",), ("psi",)),
-    "kPa": (("kilopascal",), ("kilopascals",), ("kPa",)),
-    "V": (("volt",), ("volts",), ("V",)),
-    "W": (("watt",), ("watts",), ("W",)),
-    "dB": (("decibel",), ("decibels",), ("dB",)),
-    "N": (("newton",), ("newtons",), ("N",)),
-    "ha": (("hectare",), ("hectares",), ("ha",)),
-}
-
-# The smaller unit that people add («two feet six inches»), how many make one, and the usual ones.
-_SMALLER = {
-    "m": ("cm", 100, (10, 20, 25, 30, 40, 50, 60, 75, 80)),
-    "ft": ("in", 12, (3, 6, 9)),
-    "h": ("min", 60, (15, 30, 45)),
-    "min": ("s", 60, (15, 30, 45)),
-    "kg": ("g", 1000, (100, 200, 250, 500, 750)),
-}
 _ATTEMPTS = 12
 # Nobody says «0.02 kilometers» or «twelve thousand millimeters».
 _LEAST = {"km": 0.1, "mi": 0.1, "h": 0.25, "kg": 0.1, "l": 0.1, "ft": 0.5, "yd": 0.5}
@@ -81,86 +26,6 @@ _ROUND = (
     190, 200, 225, 240, 250, 270, 280, 300, 315, 330, 350, 360, 400, 450, 500, 600, 700, 750, 800,
     900, 1000, 1200, 1500, 2000, 2500, 3000, 5000, 10000,
 )  # fmt: skip
-
-
-def number_words(number: int) -> str:
-    """Say a whole number from 0 to 999999."""
-    if number < 20:
-        return _ONES[number]
-    if number < 100:
-        tens, ones = divmod(number, 10)
-        return _TENS[tens] + (f" {_ONES[ones]}" if ones else "")
-    size, name = (100, "hundred") if number < 1000 else (1000, "thousand")
-    head, rest = divmod(number, size)
-    return f"{number_words(head)} {name}" + (f" {number_words(rest)}" if rest else "")
-
-
-def read_number(words: Sequence[str]) -> float | None:
-    """Read a number as it is said or written: «two and a half», «1.5», «a hundred twenty».
-
-    Returns:
-        The number, or None where the words are no number.
-    """
-    total, group, seen = 0.0, 0.0, False
-    rest = [part for word in words for part in word.casefold().split("-")]
-    while rest:
-        word = rest.pop(0)
-        if word in ("and", "a", "an", "of"):
-            continue
-        if word == "point":
-            digits = [w for w in rest if w in _ONES[:10]]
-            if not digits or len(digits) < len(rest):
-                return None
-            return total + group + float("0." + "".join(str(_ONES.index(w)) for w in digits))
-        part = _part(word)
-        if part is None:
-            return None
-        seen = True
-        if word == "hundred":
-            group = max(group, 1.0) * 100.0
-        elif word == "thousand":
-            total, group = total + max(group, 1.0) * 1000.0, 0.0
-        elif word in ("quarters", "thirds") and group:
-            group *= part
-        else:
-            group += part
-    if not seen:
-        # «a meter»: the article alone is the number.
-        return 1.0 if [w for w in words if w.casefold() in ("a", "an")] else None
-    return total + group
-
-
-def _part(word: str) -> float | None:
-    known = {
-        "half": 0.5, "quarter": 0.25, "quarters": 0.25, "third": 1 / 3, "thirds": 1 / 3,
-        "couple": 2.0, "dozen": 12.0, "hundred": 100.0, "thousand": 1000.0,
-    }  # fmt: skip
-    if word in known:
-        return known[word]
-    if word in _ONES:
-        return float(_ONES.index(word))
-    if word in _TENS[2:]:
-        return float(_TENS.index(word) * 10)
-    try:
-        value = float(word)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def read_unit(word: str, units: Sequence[str]) -> str | None:
-    """Give the unit that a word names, out of those that a registry takes."""
-    for unit in units:
-        singular, plural, written = UNIT_WORDS.get(unit, ((unit,), (unit,), (unit,)))
-        if word.casefold() in {w.casefold() for w in (unit, *singular, *plural, *written)}:
-            return unit
-    return None
-
-
-def written_number(value: float) -> str:
-    """Write a number as calls have it: at most four digits behind the point."""
-    text = f"{value:.4f}".rstrip("0").rstrip(".")
-    return text or "0"
 
 
 def say_amount(
@@ -238,7 +103,7 @@ def _inside(
         return _turns(rng)
     if chance < 0.14 and unit not in ("deg", "%", "percent", "degC", "rpm", "mm", "cm"):
         return _fraction(rng, unit)
-    if chance < 0.20 and unit in _SMALLER:
+    if chance < 0.20 and unit in SMALLER:
         return _two_units(rng, unit, argument)
     if chance < 0.23 and low <= 2 <= high:
         return 2.0, [
@@ -286,13 +151,13 @@ def _spoken(rng: random.Random, value: float) -> list[str]:
             words[0] = "a"
         if "hundred" in words[:-1] and rng.random() < 0.3:
             words.insert(words.index("hundred") + 1, "and")
-        elif len(words) == 2 and words[0] in _TENS and rng.random() < 0.3:
+        elif len(words) == 2 and words[0] in TENS and rng.random() < 0.3:
             words = ["-".join(words)]
         return words
     whole, fraction = written_number(value).split(".")
     if fraction == "5" and rng.random() < 0.5 and whole != "0":
         return [*number_words(int(whole)).split(), "and", "a", "half"]
-    return [*number_words(int(whole)).split(), "point", *(_ONES[int(d)] for d in fraction)]
+    return [*number_words(int(whole)).split(), "point", *(ONES[int(d)] for d in fraction)]
 
 
 def _turns(rng: random.Random) -> tuple[float, list[str]]:
@@ -331,7 +196,7 @@ def _fraction(rng: random.Random, unit: str) -> tuple[float, list[str]]:
 
 
 def _two_units(rng: random.Random, unit: str, argument: Argument) -> tuple[float, list[str]]:
-    smaller, per, usual = _SMALLER[unit]
+    smaller, per, usual = SMALLER[unit]
     count, add = rng.choice((1, 1, 2, 2, 3, 4, 5)), rng.choice(usual)
     singular, plural, _ = UNIT_WORDS[unit]
     spoken = rng.random() < 0.6

@@ -85,8 +85,18 @@ class Concepts:
 
 @functools.lru_cache(maxsize=1)
 def load_concepts() -> Concepts:
-    """Read ``config/training/concepts.yaml``."""
-    document = read_yaml(share_path("config/training/concepts.yaml"))
+    """Read ``config/training/concepts``.
+
+    Raises:
+        DatasetError: A name is defined twice.
+    """
+    document: dict[str, dict[str, Any]] = {"concepts": {}, "arguments": {}, "choices": {}}
+    for path in sorted(share_path("config/training/concepts").glob("*.yaml")):
+        for part, entries in read_yaml(path).items():
+            for name, value in (entries or {}).items():
+                if name in document[part]:
+                    raise DatasetError(f"{path}: {part}.{name} is defined twice")
+                document[part][name] = value
     names, near, then = {}, {}, {}
     for concept, fields in document["concepts"].items():
         names[concept] = _words(fields.get("names"))

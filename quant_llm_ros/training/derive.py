@@ -180,7 +180,7 @@ def _changed_argument(
             name = argument.name
     changed = dataclasses.replace(argument, name=name)
     if not argument.required and argument.default is None and rng.random() < 0.1:
-        changed = dataclasses.replace(changed, required=True)
+        changed = dataclasses.replace(changed, required=True, ask=changed.ask or f"{name}?")
     if argument.type is ArgumentType.QUANTITY:
         return _changed_quantity(rng, changed), {}
     if argument.type is not ArgumentType.CHOICE:

@@ -32,9 +32,9 @@ from quant_llm_ros.errors import CheckpointError, DatasetError
 from quant_llm_ros.quantize.adapter import PREFIX
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import load_transformers
-from quant_llm_ros.training.generator import generate, Group, TrainingExample
+from quant_llm_ros.training.generator import generate, Group, MAX_CHARS, TrainingExample
 from quant_llm_ros.training.leaks import LeakCheck
-from quant_llm_ros.training.packing import Pack, pack
+from quant_llm_ros.training.packing import Pack, pack, use_packed_attention
 from quant_llm_ros.training.rounding import lora_layers, round_embedding, Rounding
 from quant_llm_ros.training.settings import FinetuneSettings
 
@@ -42,6 +42,10 @@ STATE = "state.safetensors"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Far from the seeds that people choose for training.
 _HELD_OUT_SEED = 7_654_321
+
+
+def _cleaned(text: str) -> str:
+    return reading.clean(text, max_chars=MAX_CHARS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,7 @@ class Finetuner:
             bias="none",
             task_type="CAUSAL_LM",
         )
+        use_packed_attention(base)
         self._model: Any = peft.get_peft_model(base, config).to(device)
         self._rounding = Rounding(self._model, recipe)
         self._is_rounding = False
@@ -135,7 +140,7 @@ class Finetuner:
     def train(self, on_step: Callable[[int], None], on_report: Callable[[Report], None]) -> None:
         """Do the steps that are left, saving the state at every report, and write the adapter."""
         held_out = [
-            self._pack(group.registry, group.examples)
+            self._pack(group)
             for group in generate(
                 _HELD_OUT_SEED,
                 self.settings.held_out_groups,
@@ -146,7 +151,9 @@ class Finetuner:
         ]
         losses: list[float] = []
         for group in itertools.islice(self._groups(), self.step, None):
-            losses.append(self._train_step(self._pack(group.registry, group.examples)))
+            if self._human and self.step and self.step == self._human_step():
+                self._save_adapter(self.output / "before_human")
+            losses.append(self._train_step(self._pack(group)))
             self.step += 1
             on_step(self.step)
             last = self.step >= self.settings.steps
@@ -160,7 +167,7 @@ class Finetuner:
                 on_report(Report(self.step, mean, loss, exact, self._is_rounding))
             if last:
                 break
-        self.save_adapter()
+        self._save_adapter(self.output)
 
     def resume(self) -> bool:
         """Go on from the state of an interrupted run, if the folder has one.
@@ -189,15 +196,16 @@ class Finetuner:
             }
         return True
 
-    def save_adapter(self) -> None:
+    def _save_adapter(self, folder: Path) -> None:
         """Write the adapter in peft's form, in bfloat16."""
+        folder.mkdir(exist_ok=True)
         tensors = {}
         for name, layer in lora_layers(self._model).items():
             module = name.removesuffix(".weight")
             for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
                 key = f"{PREFIX}{module}.{part}.weight"
                 tensors[key] = matrix["default"].weight.detach().to("cpu", torch.bfloat16)
-        staged = self.output / "adapter_model.safetensors.part"
+        staged = folder / "adapter_model.safetensors.part"
         safetensors.torch.save_file(tensors, staged, metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
@@ -208,8 +216,8 @@ class Finetuner:
             "bias": "none",
             "target_modules": list(TARGETS),
         }
-        (self.output / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(staged, self.output / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(staged, folder / "adapter_model.safetensors")
 
     def _groups(self) -> Iterator[Group]:
         """Give the groups of all steps; the same for every run with these settings."""
@@ -222,9 +230,9 @@ class Finetuner:
             registries=self._registries,
         )
         human = self._human_groups(random.Random(self.settings.seed + 1))
-        for group in generated:
-            from_people = self._human and order.random() < self.settings.human_share
-            yield next(human) if from_people else self._without_leaks(group)
+        for step, group in enumerate(generated):
+            from_people = step >= self._human_step() and order.random() < self.settings.human_share
+            yield next(human) if from_people and self._human else self._without_leaks(group)
 
     def _without_leaks(self, group: Group) -> Group:
         kept = tuple(e for e in group.examples if self._leaks.allows(e.text))
@@ -241,13 +249,25 @@ class Finetuner:
             )
             yield Group(self._skills, tuple(taken))
 
-    def _pack(self, registry: SkillRegistry, examples: Sequence[TrainingExample]) -> Pack:
-        prompt = Prompt(registry, self._tokenizer, examples=False)
-        return pack(
-            prompt,
-            self._tokenizer,
-            [(reading.clean(e.text, max_chars=1000), e.answer) for e in examples],
-        )
+    def _pack(self, group: Group) -> Pack:
+        # As at run time: a registry that the model does not know is shown with its examples.
+        own = self._known(group.registry)
+        prompt = Prompt(group.registry, self._tokenizer, examples=not own)
+        examples = [
+            (
+                _cleaned(e.text),
+                e.answer,
+                [(_cleaned(text), answer) for text, answer in e.before],
+            )
+            for e in group.examples
+        ]
+        return pack(prompt, self._tokenizer, examples)
+
+    def _known(self, registry: SkillRegistry) -> bool:
+        return registry.sha256 == self._skills.sha256
+
+    def _human_step(self) -> int:
+        return round(self.settings.human_from * self.settings.steps)
 
     def _rounding_step(self) -> int:
         return round(self.settings.rounding_from * self.settings.steps)
@@ -280,17 +300,14 @@ class Finetuner:
 
     def _logits(self, batch: Pack) -> Tensor:
         """Logits of the asked tokens, float32 ``[k, vocab]``."""
-        tokens = batch.tokens.to(self._device)[None]
-        hidden_from = torch.finfo(torch.bfloat16).min
-        mask = torch.zeros(batch.visible.shape, dtype=torch.bfloat16)
-        mask.masked_fill_(~batch.visible, hidden_from)
+        batch = batch.to(self._device)
         with torch.autocast(self._device, dtype=torch.bfloat16):
             states = self._model.model.model(
-                input_ids=tokens,
-                attention_mask=mask.to(self._device)[None, None],
-                position_ids=batch.positions.to(self._device)[None],
+                input_ids=batch.tokens[None],
+                position_ids=batch.positions[None],
+                pack=batch,
                 use_cache=False,
-            ).last_hidden_state[0, batch.asked.to(self._device)]
+            ).last_hidden_state[0, batch.asked]
             logits: Tensor = self._model.model.lm_head(states)
         return logits.float()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from quant_llm_ros.command.amounts import find_amounts
 from quant_llm_ros.command.calls import MISSING, parse, RawCall
 from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry
 from quant_llm_ros.command.text import words
-from quant_llm_ros.training.amounts import read_number, read_unit, written_number
 from quant_llm_ros.training.corpus import default_kind, RobotKind, SkillSpeech
 from quant_llm_ros.training.pattern import compile_pattern
 
@@ -23,7 +23,6 @@ _LEXICONS = {
     "door": "openable", "container": "openable", "package": "package", "parcel": "package",
     "tool": "tool", "part": "industrial", "food": "food", "drink": "food", "dish": "food",
 }  # fmt: skip
-_LONGEST_AMOUNT = 7
 
 
 def kind_of(registry: SkillRegistry) -> RobotKind:
@@ -151,31 +150,8 @@ def _run(said: list[str], argument: Argument, value: str, call: RawCall) -> tupl
 
 
 def _amount_run(said: list[str], argument: Argument, value: str) -> tuple[int, int] | None:
-    number, _, unit = value.partition(" ")
-    for length in range(min(_LONGEST_AMOUNT, len(said)), 0, -1):
-        for start in range(len(said) - length + 1):
-            run = said[start : start + length]
-            if read_amount(run, tuple(argument.factors)) == f"{number} {unit}":
-                return start, start + length
-    return None
-
-
-def read_amount(said: list[str], units: tuple[str, ...]) -> str | None:
-    """Read an amount: «two and a half meters» is ``2.5 m``.
-
-    Returns:
-        The amount as calls have it, or None where the words are not an amount in one of the units.
-    """
-    for tail in (2, 1):
-        if len(said) > tail:
-            unit = read_unit(" ".join(said[-tail:]), units)
-            number = read_number(said[:-tail]) if unit else None
-            if number is not None:
-                return f"{written_number(number)} {unit}"
-    if len(said) == 1:
-        digits = said[0].rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ°%/")
-        unit = read_unit(said[0][len(digits) :], units) if digits else None
-        number = read_number([digits]) if unit else None
-        if number is not None:
-            return f"{written_number(number)} {unit}"
+    units = tuple(argument.factors)
+    for amount in find_amounts(said, units):
+        if amount.written(argument.unit, units) == value:
+            return amount.start, amount.end
     return None

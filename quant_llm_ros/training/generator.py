@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import random
 
+from quant_llm_ros.command.amounts import find_amounts
 from quant_llm_ros.command.calls import MISSING, parse
-from quant_llm_ros.command.skills import ArgumentType, SkillRegistry
+from quant_llm_ros.command.skills import Argument, ArgumentType, SkillRegistry
 from quant_llm_ros.command.text import clean, words
+from quant_llm_ros.training.conversation import Conversation
 from quant_llm_ros.training.corpus import default_kind, other_kinds, RobotKind
 from quant_llm_ros.training.derive import derive, with_examples
 from quant_llm_ros.training.from_examples import kind_of
 from quant_llm_ros.training.lexicon import load_lexicons
-from quant_llm_ros.training.noise import CLEAN, disturb, some_manner
+from quant_llm_ros.training.noise import CLEAN, disturb, Manner, some_manner
 from quant_llm_ros.training.others import Bystander
 from quant_llm_ros.training.sentences import Commander, Draft
 from quant_llm_ros.training.talker import Wish
@@ -23,16 +25,17 @@ MAX_CHARS = 512
 """Longest sentence, as at run time."""
 
 KINDS: Mapping[str, float] = {
-    "command": 0.40,
-    "chain": 0.22,
-    "small_talk": 0.13,
-    "foreign": 0.045,
+    "command": 0.31,
+    "chain": 0.24,
+    "small_talk": 0.14,
+    "foreign": 0.04,
     "reported": 0.03,
-    "injection": 0.015,
-    "incomplete": 0.08,
-    "negated": 0.015,
-    "mixed": 0.025,
-    "out_of_range": 0.04,
+    "injection": 0.022,
+    "incomplete": 0.07,
+    "negated": 0.03,
+    "mixed": 0.05,
+    "out_of_range": 0.03,
+    "follow_up": 0.055,
 }
 """Kinds of sentences and their default shares.
 
@@ -40,7 +43,7 @@ KINDS: Mapping[str, float] = {
 ``incomplete`` and ``out_of_range`` some have several too. ``small_talk`` is anything but a
 command, home-assistant requests included; ``foreign`` asks for a skill that the registry lacks;
 ``reported`` is said by others, hypothetical or past. ``mixed`` has a command beside something
-negated, taken back or told.
+negated, taken back or told. ``follow_up`` is the second sentence of two.
 """
 
 _ATTEMPTS = 40
@@ -53,6 +56,8 @@ class TrainingExample:
     text: str
     answer: str
     kind: str
+    before: tuple[tuple[str, str], ...] = ()
+    """Sentences before it with their answers, where it is part of a conversation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +110,7 @@ def _derived(rng: random.Random, mine: Sequence[RobotKind], known: Sequence[Robo
         view = View.plain(base)
     else:
         view = derive(rng, base, known)
-    share = rng.choice((0.0, 0.3, 0.7, 1.0, 1.0))
+    share = rng.choice((0.0, 0.5, 1.0, 1.0, 1.0, 1.0))
     bystander = Bystander(Commander(rng, view), known)
     sentences = []
     for _ in range(rng.choice((0, 1, 2, 2, 3)) if share else 0):
@@ -138,11 +143,13 @@ def _makers(commander: Commander, bystander: Bystander) -> Mapping[str, Callable
         return commander.single() if rng.random() < 0.93 else commander.several()
 
     def chain() -> Draft:
-        return commander.chain(rng.choices((2, 3, 4), (0.74, 0.2, 0.06))[0])
+        return commander.chain(rng.choices((2, 3, 4), (0.6, 0.28, 0.12))[0])
 
     def wished(wish: Wish) -> Draft:
         return commander.single(wish) if rng.random() < 0.75 else commander.chain(2, wish)
 
+    ordinary = (command, command, chain, bystander.small_talk, bystander.foreign)
+    conversation = Conversation(commander, lambda: rng.choice(ordinary)())
     return {
         "command": command,
         "chain": chain,
@@ -154,6 +161,7 @@ def _makers(commander: Commander, bystander: Bystander) -> Mapping[str, Callable
         "negated": bystander.negated,
         "mixed": bystander.mixed,
         "out_of_range": lambda: wished(Wish(outside=True)),
+        "follow_up": conversation.follow_up,
     }
 
 
@@ -170,10 +178,10 @@ def _example(
             # This registry has nothing of the kind, for example no amounts.
             kind = "command"
         try:
-            example = _written(rng, makers[kind](), kind, names)
+            example = _written(rng, makers[kind](), kind, names, view.registry)
         except Unsayable:
             continue
-        digest = hash((view.registry.names, example.text.casefold()))
+        digest = hash((view.registry.names, example.text.casefold(), example.before))
         if digest in seen and attempt < _ATTEMPTS - 5:
             continue
         seen.add(digest)
@@ -183,19 +191,59 @@ def _example(
 
 
 def _written(
-    rng: random.Random, draft: Draft, kind: str, names: frozenset[str]
+    rng: random.Random,
+    draft: Draft,
+    kind: str,
+    names: frozenset[str],
+    registry: SkillRegistry,
 ) -> TrainingExample:
     manner = some_manner(rng)
-    pieces = disturb(rng, draft.words, draft.spans, manner, names)
-    text = " ".join(" ".join(pieces).split())
-    if manner.marks and text and text[-1] not in ".?!" and rng.random() < 0.85:
-        text = text.rstrip(",;:") + (
-            "?" if draft.question and rng.random() < 0.9 else rng.choice("....!")
-        )
+    earlier, now = draft.words[: draft.start], draft.words[draft.start :]
+    pieces = disturb(rng, earlier, [s for s in draft.spans if s.end <= draft.start], manner, names)
+    spans = [
+        dataclasses.replace(s, start=s.start - draft.start, end=s.end - draft.start)
+        for s in draft.spans
+        if s.start >= draft.start
+    ]
+    pieces += disturb(rng, now, spans, manner, names)
+    text = _text(rng, pieces[draft.start :], manner, draft.question)
     copied = [" ".join(words(piece)) for piece in pieces]
     if not words(text) or len(text) > MAX_CHARS:
         raise Unsayable("no words or too many")
-    return TrainingExample(text, write_answer(draft.calls, copied), kind)
+    before: tuple[tuple[str, str], ...] = ()
+    if draft.start:
+        text_before = _text(rng, pieces[: draft.start], manner, False)
+        before = ((text_before, write_answer(draft.earlier, copied)),)
+    example = TrainingExample(text, write_answer(draft.calls, copied), kind, before)
+    _refuse_unreadable(example, registry)
+    return example
+
+
+def _text(rng: random.Random, pieces: Sequence[str], manner: Manner, question: bool) -> str:
+    text = " ".join(" ".join(pieces).split())
+    if manner.marks and text and text[-1] not in ".?!" and rng.random() < 0.85:
+        mark = "?" if question and rng.random() < 0.9 else rng.choice("....!")
+        text = text.rstrip(",;:") + mark
+    return text
+
+
+def _refuse_unreadable(example: TrainingExample, registry: SkillRegistry) -> None:
+    """Leave out amounts that a slip has made unreadable: no answer could have them."""
+    for call in parse(example.answer):
+        for argument in registry.skills[call.skill].arguments:
+            value = call.arguments.get(argument.name, MISSING)
+            if argument.type is ArgumentType.QUANTITY and value != MISSING:
+                if value not in _amounts(example, argument):
+                    raise Unsayable("an amount cannot be read")
+
+
+def _amounts(example: TrainingExample, argument: Argument) -> set[str | None]:
+    units = tuple(argument.factors)
+    return {
+        amount.written(argument.unit, units)
+        for text in (example.text, *(text for text, _ in example.before))
+        for amount in find_amounts(words(text), units)
+    }
 
 
 def check(example: TrainingExample, registry: SkillRegistry) -> None:
@@ -204,7 +252,8 @@ def check(example: TrainingExample, registry: SkillRegistry) -> None:
     Raises:
         ValueError: It is not; the message says why.
     """
-    sentence = f" {' '.join(words(clean(example.text, max_chars=MAX_CHARS)))} "
+    texts = (example.text, *(text for text, _ in example.before))
+    sentences = [f" {' '.join(words(clean(text, max_chars=MAX_CHARS)))} " for text in texts]
     for call in parse(example.answer):
         skill = registry.skills.get(call.skill)
         if skill is None:
@@ -219,13 +268,13 @@ def check(example: TrainingExample, registry: SkillRegistry) -> None:
                 if argument.required:
                     raise ValueError(f"{example}: {argument.name} is required")
             elif value == MISSING:
-                if not argument.required:
-                    raise ValueError(f"{example}: {argument.name} is optional and missing")
+                if not argument.askable:
+                    raise ValueError(f"{example}: {argument.name} is never asked for")
             elif argument.type is ArgumentType.CHOICE:
                 if value not in argument.choices:
                     raise ValueError(f"{example}: {value!r} is no choice of {argument.name}")
             elif argument.type is ArgumentType.QUANTITY:
-                if value.partition(" ")[2] not in argument.factors:
-                    raise ValueError(f"{example}: {value!r} has no unit of {argument.name}")
-            elif f" {value} " not in sentence:
+                if value not in _amounts(example, argument):
+                    raise ValueError(f"{example}: {value!r} is no amount of the sentence")
+            elif not any(f" {value} " in sentence for sentence in sentences):
                 raise ValueError(f"{example}: {value!r} is not a piece of the sentence")

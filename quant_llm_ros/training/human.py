@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 import os
 
+from quant_llm_ros.command.amounts import find_amounts
 from quant_llm_ros.command.calls import MISSING, SEPARATOR, UNKNOWN
 from quant_llm_ros.command.evaluation import GoldCall, load_dataset, Row
+from quant_llm_ros.command.quantities import conversion_factor
 from quant_llm_ros.command.skills import Argument, ArgumentType, SkillRegistry
 from quant_llm_ros.command.text import clean, words
 from quant_llm_ros.errors import CommandError
-from quant_llm_ros.training.amounts import written_number
-from quant_llm_ros.training.from_examples import read_amount
 from quant_llm_ros.training.generator import check, MAX_CHARS, TrainingExample
 
 KIND = "human"
@@ -35,7 +35,6 @@ _PREPOSITIONS = frozenset((
     "up", "down", "out", "around", "across", "along", "through", "between", "straight", "and",
     "or", "is", "are", "was", "that", "which", "front",
 ))  # fmt: skip
-_LONGEST_AMOUNT = 7
 
 
 def load_human(
@@ -123,16 +122,15 @@ def _said_amount(
         wanted = gold if isinstance(gold, float) else float(gold[0].split()[0])
     except ValueError:
         return None
-    for length in range(min(_LONGEST_AMOUNT, len(sentence)), 0, -1):
-        for start in range(len(sentence) - length + 1):
-            said = read_amount(sentence[start : start + length], tuple(argument.factors))
-            if said is not None:
-                number, _, unit = said.partition(" ")
-                if abs(float(number) * argument.factors[unit] - wanted) <= 0.01 * abs(wanted):
-                    return said
-    return (
-        f"{written_number(wanted)} {argument.unit}" if argument.unit in argument.factors else None
-    )
+    units = tuple(argument.factors)
+    for amount in find_amounts(sentence, units):
+        said = amount.written(argument.unit, units)
+        if said is not None:
+            number, _, unit = said.partition(" ")
+            value = float(number) * conversion_factor(unit, argument.unit)
+            if abs(value - wanted) <= 0.01 * abs(wanted):
+                return said
+    return None
 
 
 def best_option(options: Sequence[str], sentence: Sequence[str]) -> str | None:

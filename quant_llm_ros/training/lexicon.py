@@ -41,6 +41,10 @@ _POINTING = frozenset(("first", "last", "next", "second", "other", "left", "righ
 _ADJECTIVE_SHARES = (0.62, 0.94)
 """Below the first no adjective is said, below the second one, above it two."""
 _ATTRIBUTE_SHARE = 0.04
+_COUNT_SHARE = 0.12
+"""How often several things are counted; the count belongs to the name."""
+_COUNTS = ("two", "two", "three", "three", "four", "five", "six", "ten", "both", "all the", "all",
+           "a few", "several", "2", "3", "a couple of")  # fmt: skip
 _LOCATION_SHARE = 0.3
 
 
@@ -77,10 +81,13 @@ class Lexicon:
         """
         rng = speaker.rng
         entry = self.entries[int(rng.random() * len(self.entries))]
-        determiner = "" if entry.number == "name" else rng.choice(self.determiners)
+        counted = self.kind == "thing" and entry.number == "many" and rng.random() < _COUNT_SHARE
+        determiner = "" if entry.number == "name" or counted else rng.choice(self.determiners)
         if determiner:
             said.add(determiner)
         start = len(said.words)
+        if counted:
+            said.words.extend(pick(rng, _COUNTS).split())
         if self.adjectives and entry.number != "name":
             self._adjectives(said, rng, determiner == "a")
         if entry.pattern is None:

@@ -25,7 +25,9 @@ _DOUBLED = frozenset((
     "dim", "grip", "drop", "mop", "trim", "map", "tag", "trap", "slip", "skip", "chop", "stir",
     "dip", "fit", "pat", "pet", "plug", "ship", "shop", "sit", "snap", "tap", "top", "trot",
     "wrap", "zip", "plan", "spot", "hop", "lug", "pin", "rub", "wag", "jog", "dig", "prop",
-    "swap",
+    "swap", "scrub", "skim", "beg", "dot", "strip", "rip", "nod", "flap", "hem", "snip", "clip",
+    "crop", "rev", "drag", "unplug", "log", "flag", "shrug", "squat", "slam", "jam", "tip", "hug",
+    "flip", "lag", "hit", "cap", "bin", "begin", "slap", "trip", "pop", "rig", "reset", "get",
 ))  # fmt: skip
 
 
@@ -61,11 +63,16 @@ class Draft:
     words: list[str]
     calls: list[Call]
     question: bool = False
+    start: int = 0
+    """Where the sentence begins; the words before it are those of an earlier sentence."""
+    earlier: list[Call] = dataclasses.field(default_factory=list)
+    """Calls of the earlier sentence."""
 
     @property
     def spans(self) -> list[Span]:
         """Every run of words that an argument copies."""
-        return [v for c in self.calls for v in c.values.values() if isinstance(v, Span)]
+        calls = (*self.earlier, *self.calls)
+        return [v for c in calls for v in c.values.values() if isinstance(v, Span)]
 
 
 def gerund(verb: str) -> str:
@@ -131,7 +138,7 @@ class Commander:
         skills: list[SkillView] = []
         for index in range(length):
             one = wish if wish and index == special else Wish()
-            skills.append(self._next(skills, one))
+            skills.append(self.next_skill(skills, one))
         if wish and any(skill.speech.concept == "stop" for skill in skills):
             # Where a stop is, nothing else counts.
             raise Unsayable("stop")
@@ -181,7 +188,7 @@ class Commander:
             raise Unsayable("no such skill")
         return self.rng.choice(skills)
 
-    def _next(self, before: Sequence[SkillView], wish: Wish) -> SkillView:
+    def next_skill(self, before: Sequence[SkillView], wish: Wish) -> SkillView:
         if not before or wish.incomplete or wish.outside or self.rng.random() < 0.25:
             skill = self._skill_for(wish)
         else:
@@ -197,19 +204,32 @@ class Commander:
         draft.calls += self.talker.clause(draft.words, skill, wish)
 
     def _continue(self, draft: Draft, last: SkillView, skill: SkillView, wish: Wish) -> None:
-        again = last.speech.again
-        plain = not (wish.incomplete or wish.outside)
-        if skill is last and again and plain and self.rng.random() < 0.7:
-            draft.calls += self.talker.clause(draft.words, skill, wish, among=again)
+        if self._elliptic(draft, last, skill, wish):
             return
         frames = self._frames
         arrived = last.speech.concept == "go_to" and self.rng.random() < 0.1
         self.speak(draft, frames.arrivals if arrived else frames.joins)
         if self.rng.random() < 0.07:
             self.speak(draft, frames.others["again_requests"])
-        self._clause(
-            draft, skill, dataclasses.replace(wish, referents=self._referents(draft, skill))
-        )
+        self._refer_back(draft, skill, wish)
+
+    def continue_with(self, draft: Draft, last: SkillView, skill: SkillView) -> None:
+        """Say a clause that may leave out or refer to what the last one named."""
+        if not self._elliptic(draft, last, skill, Wish()):
+            self._refer_back(draft, skill, Wish())
+
+    def _elliptic(self, draft: Draft, last: SkillView, skill: SkillView, wish: Wish) -> bool:
+        """Say «then two meters back», where that continues what was asked for."""
+        again = last.speech.again
+        plain = not (wish.incomplete or wish.outside)
+        if skill is not last or not again or not plain or self.rng.random() >= 0.7:
+            return False
+        draft.calls += self.talker.clause(draft.words, skill, wish, among=again)
+        return True
+
+    def _refer_back(self, draft: Draft, skill: SkillView, wish: Wish) -> None:
+        referents = self._referents(draft, skill)
+        self._clause(draft, skill, dataclasses.replace(wish, referents=referents))
 
     def _referents(self, draft: Draft, skill: SkillView) -> list[Span]:
         last = draft.calls[-1]

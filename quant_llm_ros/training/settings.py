@@ -24,6 +24,9 @@ class FinetuneSettings:
         steps: Number of optimizer steps.
         group_size: Generated sentences in a step.
         human_share: Share of the steps that read human sentences, where some are given.
+        human_from: Share of the steps after which they are read. The adapter as it is until then
+            is kept in the folder ``before_human``, so that what the generated sentences alone
+            give can be measured.
         default_share: Share of the generated groups for the default registry.
         rank: Rank of the adapter (Hu et al. 2021, «LoRA», section 4.1).
         alpha: Scale of the adapter's update, times 1 / rank.
@@ -41,6 +44,7 @@ class FinetuneSettings:
     steps: int = 1500
     group_size: int = 16
     human_share: float = 0.15
+    human_from: float = 0.0
     default_share: float = 0.6
     rank: int = 16
     alpha: int = 32
@@ -80,7 +84,7 @@ class FinetuneSettings:
             if name != "recipe":
                 values[name] = _number(value, type(fields[name].default), f"{path}: {name}")
         settings = cls(**values)
-        for name in ("human_share", "default_share", "warmup", "rounding_from"):
+        for name in ("human_share", "human_from", "default_share", "warmup", "rounding_from"):
             if not 0.0 <= getattr(settings, name) <= 1.0:
                 raise RecipeError(f"{path}: {name} must be between 0 and 1")
         for name in (

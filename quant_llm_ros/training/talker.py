@@ -22,6 +22,10 @@ _DEICTIC = {
     "place": ("there", "there", "over there", "that place"),
     "person": ("them", "him", "her", "that person"),
 }
+_DEICTIC_THING = ("it", "that", "this", "it", "that one", "this one")
+_BEFORE_PLACE = frozenset(("at", "on", "in", "from", "near", "by", "of", "above", "under"))
+_BEFORE_AMOUNT = frozenset(("to", "by", "at", "for", "of", "with", "within", "over", "around",
+                            "about", "exactly"))  # fmt: skip
 _VAGUE = (
     "a bit",
     "a little",
@@ -93,13 +97,7 @@ class Talker:
             Unsayable: After several attempts nothing could be said as wished.
         """
         start = self._start = len(words)
-        self._skill, self._wish = skill, wish
-        self._by_name = {
-            old: argument
-            for argument in skill.skill.arguments
-            for old, new in skill.arguments.items()
-            if new == argument.name
-        }
+        self._set(skill, wish)
         for _ in range(_ATTEMPTS):
             said = Said(words)
             self._left_out, self._used = "", False
@@ -117,16 +115,45 @@ class Talker:
                 del words[start:]
         raise Unsayable(skill.skill.name)
 
+    def value(self, words: list[str], skill: SkillView, argument: str) -> Value:
+        """Say nothing but a value of an argument, as in an answer to a question.
+
+        Args:
+            words: Words said so far; grows.
+            skill: The skill.
+            argument: The argument, by its name in the speech.
+
+        Raises:
+            Unsayable: It has no value that stands for itself.
+        """
+        self._start = len(words)
+        self._set(skill, Wish())
+        said = Said(words)
+        self.fill(said, Slot(argument))
+        if argument not in self._by_name:
+            raise Unsayable("an argument is not in this registry")
+        return said.values[argument][0]
+
+    def _set(self, skill: SkillView, wish: Wish) -> None:
+        self._skill, self._wish = skill, wish
+        self._left_out, self._used = "", False
+        self._by_name = {
+            old: argument
+            for argument in skill.skill.arguments
+            for old, new in skill.arguments.items()
+            if new == argument.name
+        }
+
     def _choose_left_out(self) -> None:
         # A choice is often told by the verb: only a pattern knows what remains without it.
         written = bool(self._skill and self._skill.speech.incomplete)
         required = [
             old
             for old, argument in self._by_name.items()
-            if argument.required and not (written and argument.type is ArgumentType.CHOICE)
+            if argument.askable and not (written and argument.type is ArgumentType.CHOICE)
         ]
         if not required:
-            raise Unsayable("nothing is required")
+            raise Unsayable("nothing is ever asked for")
         self._left_out = self.rng.choice(required)
 
     def _calls(self, said: Said, skill: SkillView, wish: Wish) -> list[Call]:
@@ -207,6 +234,9 @@ class Talker:
                 said.words.extend(pick(self.rng, _VAGUE).split())
             elif chance < 0.65:
                 self.number(said, 1, 90)
+            else:
+                while said.words[-1:] and said.words[-1] in _BEFORE_AMOUNT:
+                    said.words.pop()
             return
         try:
             words, written = say_amount(
@@ -241,8 +271,10 @@ class Talker:
         values = said.values[slot.argument]
         if slot.argument == self._left_out:
             self._refuse_after_particle(said)
-            deictic = pick(self.rng, _DEICTIC.get(lexicon.kind, ("that",)))
+            deictic = pick(self.rng, _DEICTIC.get(lexicon.kind, _DEICTIC_THING))
             if deictic.endswith("there"):
+                if said.words[-1:] and said.words[-1] in _BEFORE_PLACE:
+                    deictic = "that place"
                 self._drop_to(said)
             said.words.extend(deictic.split())
             values.append(MISSING)

@@ -70,10 +70,11 @@ class Call:
 
     @property
     def missing(self) -> bool:
-        """Whether a required value was not said."""
+        """Whether a value is needed that was not said."""
         named = {self.view.arguments[a]: v for a, v in self.values.items()}
         return any(
-            a.required and named.get(a.name, MISSING) == MISSING for a in self.view.skill.arguments
+            a.askable and named.get(a.name, MISSING if a.required else None) == MISSING
+            for a in self.view.skill.arguments
         )
 
     def written(self, words_of: Sequence[str]) -> str:
@@ -102,7 +103,7 @@ class Call:
             said = named.get(known.name)
             if said is None and known.required:
                 said = MISSING
-            if said == MISSING and not known.required:
+            if said == MISSING and not known.askable:
                 said = None
             if said is not None:
                 parts.append(f"{known.name}={said}")
