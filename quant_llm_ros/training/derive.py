@@ -8,6 +8,7 @@ import math
 import random
 from types import MappingProxyType
 
+from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.skills import (
     Argument,
     ArgumentType,
@@ -51,7 +52,8 @@ def derive(rng: random.Random, kind: RobotKind, others: Sequence[RobotKind]) -> 
     registry = SkillRegistry(
         name=kind.registry.name,
         skills=MappingProxyType({view.skill.name: view.skill for view in views}),
-        places=MappingProxyType({}),
+        places=KnownNames({}),
+        objects=KnownNames({}),
         stop_phrases=kind.registry.stop_phrases,
         fillers=kind.registry.fillers,
         not_commands=(),
@@ -100,8 +102,9 @@ def _example(commander: Commander, view: SkillView) -> tuple[Example, ...]:
 
 def _subset(rng: random.Random, kind: RobotKind) -> list[SkillSpeech]:
     speeches = list(kind.skills.values())
-    if rng.random() < 0.75:
-        count = rng.randint(min(4, len(speeches)), len(speeches))
+    # Mostly short lists: what a step costs grows with the prompt.
+    if rng.random() < 0.85:
+        count = rng.randint(min(3, len(speeches)), min(9, len(speeches)))
         kept = set(rng.sample(range(len(speeches)), count))
         speeches = [s for i, s in enumerate(speeches) if i in kept or s.skill.name == STOP_SKILL]
     return speeches
