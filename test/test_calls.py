@@ -51,7 +51,7 @@ def matches(tokenizer, grammar, answer):
         ("bring(object=red)", True),
         ("bring(object=?)", True),
         ("dock()", True),
-        ("move(direction=forward, distance=2.5 m)", True),
+        ("move(direction=forward, distance=2.5 m)", False),  # an amount has to be said
         ("move(direction=?, distance=?)", True),
         ("turn(direction=left)", True),
         ("dock(); dock(); dock(); dock()", True),
@@ -69,10 +69,11 @@ def matches(tokenizer, grammar, answer):
         ("bring(object=Red)", False),
         ("bring(object=red lid)", False),  # and contiguous
         ("bring(object=red, source=?)", False),  # what is optional is left out, not asked for
+        ("place(object=red, destination=?)", True),  # but where it has a question of its own
         ("bring(destination=me, object=red)", False),
         ("move(direction=up, distance=2 m)", False),
         ("move(direction=forward, distance=2 parsec)", False),
-        ("move(direction=forward, distance=-2 m)", True),  # the validator has the limits
+        ("turn(direction=left, angle=30 deg)", False),
         ("move(direction=forward, distance=2)", False),
         ("move(direction=forward, distance=1e9 m)", False),
     ],
@@ -116,6 +117,25 @@ def test_optional_arguments_may_come_first(tokenizer):
         assert matches(tokenizer, grammar, answer), answer
     for answer in ("s()", "s(a=x)", "s(, c=x)", "t(, b=x)", "t(b=x, a=x)", "t(a=x, )"):
         assert not matches(tokenizer, grammar, answer), answer
+
+
+def test_amounts_are_those_of_the_sentence(tokenizer, skills):
+    """An argument takes the amounts that were said, in its own measure."""
+    said = reading.words("go 50 cm then two feet and turn 30 degrees")
+    grammar = Grammar(skills).for_sentence(said)
+    for amount, allowed in (("50 cm", True), ("2 ft", True), ("2 m", False), ("30 deg", False)):
+        answer = f"move(direction=forward, distance={amount})"
+        assert matches(tokenizer, grammar, answer) is allowed, amount
+    assert matches(tokenizer, grammar, "turn(direction=left, angle=30 deg)")
+    assert not matches(tokenizer, grammar, "turn(direction=left, angle=50 cm)")
+
+
+def test_what_was_said_before_can_be_named(tokenizer, skills):
+    """Pieces and amounts of the sentence before count too, but no piece reaches over both."""
+    grammar = Grammar(skills).for_sentence(["and", "back"], [["drive", "two", "meters", "ahead"]])
+    assert matches(tokenizer, grammar, "move(direction=backward, distance=2 m)")
+    assert matches(tokenizer, grammar, "look(target=two meters)")
+    assert not matches(tokenizer, grammar, "look(target=back drive)")
 
 
 def test_parse():

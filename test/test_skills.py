@@ -119,7 +119,10 @@ def test_units_are_part_of_the_name(unit, said, name):
             with_argument("type: text, required: false, default: {b: {c: d}}"),
             "'b' is not a choice argument",
         ),
-        (with_argument("type: text", "places: {hall: [k], kitchen: [k]}"), "'k' already names"),
+        (
+            with_argument("type: text", "places: {hall: [k], kitchen: [k]}"),
+            "'k' names both 'hall' and 'kitchen'",
+        ),
         (with_argument("type: text", "places: {'a;b': []}"), "characters that no name can have"),
     ],
 )

@@ -4,9 +4,12 @@ import pytest
 from scripted import SKILLS_PATH
 import yaml
 
+from quant_llm_ros.command.amounts import find_amounts
 from quant_llm_ros.command.calls import parse
 from quant_llm_ros.command.decision import Decision, Safety, SkillCall, Status
+from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.text import words
 from quant_llm_ros.command.validator import Validator
 
 SKILLS = SkillRegistry.load(SKILLS_PATH)
@@ -45,7 +48,7 @@ def test_accepted(answer, arguments):
     [
         ("unknown", Status.UNKNOWN, "that is not a command for this robot"),
         ("stop()", Status.STOP, "the command says to stop"),
-        ("go_to(place=hall); stop()", Status.STOP, "the command says to stop"),
+        ("stop(); go_to(place=hall)", Status.STOP, "the command says to stop"),
         (
             "move(direction=forward, distance=2 km)",
             Status.REJECTED,
@@ -88,7 +91,41 @@ def test_known_places():
     assert outcome.calls[0].arguments["destination"] == "me"  # no list of places has the speaker
     outcome = validator.check(parse("go_to(place=moon)"))
     assert outcome.status is Status.CLARIFY
-    assert outcome.message == "I do not know a place called 'moon'; I know kitchen, hall"
+    assert outcome.message == "I know no 'moon'; I know kitchen, hall"
+
+
+def test_known_objects():
+    """With known things a name is mended or asked back, for the arguments that say so."""
+    validator = Validator(SKILLS)
+    validator.known = {**validator.known, "objects": KnownNames({"red cup": ["mug"]})}
+    for said in ("red cup", "mug", "red cub", "the red cup on the table"):
+        outcome = validator.check(parse(f"pick(object={said})"))
+        assert outcome.calls[0].arguments["object"] == "red cup"
+    assert validator.check(parse("pick(object=bottle)")).status is Status.CLARIFY
+    assert validator.check(parse("look(target=bottle)")).status is Status.ACCEPTED
+
+
+def test_a_stop_at_the_end_ends_a_sequence():
+    """«Turn left, then stop» is a sequence; «stop, then turn left» is a stop."""
+    outcome = Validator(SKILLS).check(parse("turn(direction=left); stop()"))
+    assert [call.skill for call in outcome.calls] == ["turn"]
+    assert Validator(SKILLS).check(parse("stop(); turn(direction=left)")).status is Status.STOP
+
+
+@pytest.mark.parametrize(
+    ("sentence", "answer", "status"),
+    [
+        ("forward two meters turn left ninety degrees", "move(direction=forward, distance=2 m)",
+         Status.CLARIFY),
+        ("forward two meters", "move(direction=forward, distance=2 m)", Status.ACCEPTED),
+        ("forward one no two meters", "move(direction=forward, distance=2 m)", Status.ACCEPTED),
+        ("look at the two meter stick", "look(target=two meter stick)", Status.ACCEPTED),
+    ],
+)  # fmt: skip
+def test_no_amount_is_passed_over(sentence, answer, status):
+    """A decision that lacks an amount which was said has lost a part of the command."""
+    said = words(sentence)
+    assert Validator(SKILLS).check(parse(answer), said, find_amounts(said)).status is status
 
 
 def test_safety_comes_from_the_registry():
@@ -104,7 +141,7 @@ def test_safety_comes_from_the_registry():
         ("dock(place=x)", "dock has no argument 'place'"),
         ("turn(direction=up)", "is not one of its choices"),
         ("move(direction=left, distance=2)", "is not a quantity"),
-        ("move(direction=left, distance=2 parsec)", "is not a quantity"),
+        ("move(direction=left, distance=2 kg)", "is not a quantity"),
     ],
 )
 def test_what_the_grammar_rules_out_is_still_refused(answer, says):

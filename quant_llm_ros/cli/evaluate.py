@@ -9,8 +9,14 @@ from typing import Any, TextIO
 
 from rich.progress import Progress
 
-from quant_llm_ros.cli.options import add_model_options
-from quant_llm_ros.command.evaluation import evaluate, load_dataset, Verdict
+from quant_llm_ros.cli.options import add_model_options, add_understanding_options
+from quant_llm_ros.command.evaluation import (
+    decide_alone,
+    decide_in_conversation,
+    evaluate,
+    load_dataset,
+    Verdict,
+)
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import DatasetError
 
@@ -30,6 +36,7 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--predictions", metavar="OUT.jsonl", help="write every decision to a file"
     )
+    add_understanding_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -44,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
             except OSError as error:
                 raise DatasetError(f"{arguments.predictions}: {error.strerror}") from error
         understander = Understander.open(
-            arguments.bundle, arguments.skills, threads=arguments.threads
+            arguments.bundle,
+            arguments.skills,
+            threads=arguments.threads,
+            min_confidence=arguments.min_confidence,
         )
         stack.callback(understander.close)
         progress = stack.enter_context(_progress())
@@ -55,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
             if out is not None:
                 print(json.dumps(_prediction(verdict), ensure_ascii=False), file=out)
 
-        figures = evaluate(rows, understander.understand, understander.skills, on_verdict=note)
+        decide = (
+            decide_in_conversation(understander)
+            if arguments.conversation
+            else decide_alone(understander)
+        )
+        figures = evaluate(rows, decide, understander.skills, on_verdict=note)
     print(json.dumps({"dataset": arguments.dataset, "bundle": arguments.bundle, **figures}))
     return 0
 

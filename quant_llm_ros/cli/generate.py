@@ -9,7 +9,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from quant_llm_ros.cli.options import positive_int
+from quant_llm_ros.cli.options import positive_int, share
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.training.generator import generate
 
@@ -37,7 +37,7 @@ def add_parser(subcommands: Any) -> None:
     )
     parser.add_argument(
         "--default-share",
-        type=_share,
+        type=share,
         default=0.6,
         metavar="SHARE",
         help="share of sentences over the registry as it is, not derived ones (default: 0.6)",
@@ -74,13 +74,3 @@ def run(arguments: argparse.Namespace) -> int:
                 print(json.dumps(row, ensure_ascii=False), file=output)
             left -= len(group.examples[:left])
     return 0
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0.0 <= share <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return share

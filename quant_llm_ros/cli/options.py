@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
+
 DEFAULT_BUNDLE = "bundles/default"
 
 
@@ -16,6 +18,33 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive_int, default=2, help="CPU threads (default: %(default)s)"
     )
+
+
+def add_understanding_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how sentences are understood."""
+    parser.add_argument(
+        "--min-confidence",
+        type=share,
+        default=DEFAULT_MIN_CONFIDENCE,
+        metavar="P",
+        help="least confidence of an ACCEPTED decision, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--conversation",
+        action="store_true",
+        help="let each sentence refer to the one before it (default: each stands for itself)",
+    )
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return number
 
 
 def positive_int(text: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
+import tempfile
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"making bundles needs the package {error.name!r}; install the extra: "
             "pip install 'quant_llm_ros[quantize]'"
         ) from error
+    from quant_llm_ros.command.acceptance import accept
     from quant_llm_ros.command.skills import SkillRegistry
     from quant_llm_ros.command.validator import Validator
 
@@ -60,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=1.0)
         stages: list[str] = []
+        build_share = 0.4 if recipe.accuracy else 1.0
 
         def progress(stage: str, fraction: float) -> None:
             if not bar.console.is_terminal and stage not in stages:
@@ -68,7 +72,33 @@ def run(arguments: argparse.Namespace) -> int:
                 bar.console.print(f"{fraction:4.0%}  {stage}")
             bar.update(task, description=stage, completed=fraction)
 
-        bundle = build_bundle(recipe, Path(arguments.output), skills=skills, progress=progress)
+        with contextlib.ExitStack() as stack:
+            unquantized = None
+            if recipe.accuracy and recipe.unquantized:
+                # Beside the bundle, where there is room for it; a temporary folder may be memory.
+                output = Path(arguments.output)
+                output.parent.mkdir(parents=True, exist_ok=True)
+                unquantized = Path(
+                    stack.enter_context(
+                        tempfile.TemporaryDirectory(dir=output.parent, prefix=".unquantized-")
+                    )
+                )
+            bundle = build_bundle(
+                recipe,
+                Path(arguments.output),
+                skills=skills,
+                progress=lambda stage, part: progress(stage, part * build_share),
+                unquantized=unquantized,
+            )
+            if recipe.accuracy:
+                bundle = accept(
+                    bundle.path,
+                    recipe.accuracy,
+                    unquantized=unquantized,
+                    progress=lambda part: progress(
+                        "evaluating", build_share + part * (1.0 - build_share)
+                    ),
+                )
     print(
         f"{bundle.path}: {bundle.size_bytes / 1e6:.1f} MB, "
         + ", ".join(f"{name} {value}" for name, value in bundle.figures.items())

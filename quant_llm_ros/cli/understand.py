@@ -7,7 +7,8 @@ import json
 import sys
 from typing import Any
 
-from quant_llm_ros.cli.options import add_model_options, positive_float
+from quant_llm_ros.cli.options import add_model_options, add_understanding_options, positive_float
+from quant_llm_ros.command.conversation import Conversation
 from quant_llm_ros.command.decision import Decision
 from quant_llm_ros.command.understander import Understander
 
@@ -24,19 +25,29 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--deadline", type=positive_float, metavar="S", help="seconds allowed for each sentence"
     )
+    add_understanding_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Decide about every line of standard input."""
-    understander = Understander.open(arguments.bundle, arguments.skills, threads=arguments.threads)
+    understander = Understander.open(
+        arguments.bundle,
+        arguments.skills,
+        threads=arguments.threads,
+        min_confidence=arguments.min_confidence,
+    )
+    conversation = Conversation(float("inf") if arguments.conversation else 0.0)
     try:
         if sys.stdin.isatty():
             print("One sentence a line; Ctrl-D ends.", file=sys.stderr)
         for line in sys.stdin.buffer:
             # Bytes that are not UTF-8 become marks that the reading of the command refuses.
             text = line.rstrip(b"\r\n").decode("utf-8", errors="surrogateescape")
-            decision = understander.understand(text, deadline_s=arguments.deadline)
+            decision = understander.understand(
+                text, before=conversation.before(), deadline_s=arguments.deadline
+            )
+            conversation.note(decision)
             output = decision.to_dict()
             # Such marks cannot be printed, though.
             output["text"] = text.encode("utf-8", errors="surrogateescape").decode(

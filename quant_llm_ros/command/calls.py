@@ -133,9 +133,7 @@ class Grammar:
         rules = self._rules.get(said)
         if rules is None:
             amounts = {
-                unit: f"amount_{index}"
-                for index, unit in enumerate(self._units)
-                if unit in said
+                unit: f"amount_{index}" for index, unit in enumerate(self._units) if unit in said
             }
             calls = "\n    | ".join(_call_rule(skill, amounts) for skill in self._skills)
             # The last call closes the answer by itself: the grammar then forces the end.

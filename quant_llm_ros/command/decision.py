@@ -89,13 +89,15 @@ class Decision:
         text: The command as it was received.
         status: What became of it.
         calls: Skill calls in order; not empty exactly when the status is ACCEPTED or STOP.
-        confidence: Probability that the model gives to its answer among all that the grammar
-            allows, 0 to 1; 1 where no model was needed, 0 where nothing was decided.
+        confidence: Probability that the answer is right, 0 to 1: the one that the model gives to
+            it among all that the grammar allows, calibrated; 1 where no model was needed, 0 where
+            nothing was decided.
         message: Question, reason or limit for a person; empty exactly when ACCEPTED.
         latency_ms: Time spent in each stage that the command went through, in milliseconds.
         total_ms: From the arrival of the command to the decision; the stages add up to it.
         forward_passes: Passes of the model over its weights.
         generated_tokens: Tokens of the model's answer, forced ones included.
+        answer: The model's answer in the notation of calls; "" where the model was not asked.
 
     Raises:
         ValueError: The parts contradict each other.
@@ -110,6 +112,7 @@ class Decision:
     total_ms: float = 0.0
     forward_passes: int = 0
     generated_tokens: int = 0
+    answer: str = ""
 
     def __post_init__(self) -> None:
         """Refuse contradictions."""
@@ -135,4 +138,5 @@ class Decision:
             },
             "forward_passes": self.forward_passes,
             "generated_tokens": self.generated_tokens,
+            "answer": self.answer,
         }

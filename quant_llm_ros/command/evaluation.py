@@ -3,12 +3,14 @@
 A dataset has one JSON object a line:
 ``{"id", "text", "calls": [{"skill", "args": {name: gold}}]}``, where a gold value is
 ``{"any_of": [strings]}`` or ``{"near": number}`` (within 1 %), ``calls: []`` means that the
-text is no command, and ``"status"`` may name the status that is right.
+text is no command, and ``"status"`` may name the status that is right, ``"class"`` what kind of
+sentence it is, and ``"before"`` what was said before in the same conversation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -17,12 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from quant_llm_ros.command.calibration import calibration_error
+from quant_llm_ros.command.conversation import Conversation
 from quant_llm_ros.command.decision import ArgumentValue, Decision, SkillCall, Status
 from quant_llm_ros.command.skills import ArgumentType, SkillRegistry
 from quant_llm_ros.command.text import bare_name
+from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import DatasetError
 
 _NEAR = 0.01
+_SHOWN_CONFUSIONS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Row:
     text: str
     calls: tuple[GoldCall, ...]
     status: Status | None
+    kind: str = ""
+    before: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,17 @@ class Verdict:
     all_exact: bool
     status_exact: bool | None
     valid: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether calls, values and status are all as they should be."""
+        return self.all_exact and self.status_exact is not False
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it was ACCEPTED with fewer calls than were meant."""
+        calls = self.decision.calls
+        return bool(calls) and len(calls) < len(self.row.calls)
 
 
 def load_dataset(path: str | os.PathLike[str]) -> list[Row]:
@@ -83,45 +102,113 @@ def load_dataset(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
+def decide_alone(understander: Understander) -> Callable[[Row], Decision]:
+    """Decide about every row by itself, after what it says was said before."""
+
+    def decide(row: Row) -> Decision:
+        conversation = Conversation()
+        for text in row.before:
+            conversation.note(understander.understand(text, before=conversation.before()))
+        return understander.understand(row.text, before=conversation.before())
+
+    return decide
+
+
+def decide_in_conversation(understander: Understander) -> Callable[[Row], Decision]:
+    """Decide about every row as if it were said after the row before it."""
+    conversation = Conversation()
+
+    def decide(row: Row) -> Decision:
+        for text in (*row.before, row.text):
+            decision = understander.understand(text, before=conversation.before())
+            conversation.note(decision)
+        return decision
+
+    return decide
+
+
 def evaluate(
     rows: Iterable[Row],
-    decide: Callable[[str], Decision],
+    decide: Callable[[Row], Decision],
     registry: SkillRegistry,
     *,
     on_verdict: Callable[[Verdict], None] | None = None,
 ) -> dict[str, Any]:
     """Decide about every row and give the figures as plain data.
 
-    Shares are between 0 and 1, and null where there are no rows to share. ``accepted_wrongly`` is
-    the share of texts that are no command but were ACCEPTED or taken for a STOP; ``missed`` the
-    share of commands that got no call.
+    Shares are between 0 and 1, and null where there are no rows to share. ``right`` is the share
+    of rows with everything right, the status included; ``accepted_wrongly`` the share of texts
+    that are no command but were ACCEPTED or taken for a STOP; ``missed`` the share of commands
+    that got no call; ``dropped`` the share of commands of several calls that were ACCEPTED with
+    fewer. ``calibration_error`` is that of the ACCEPTED decisions. ``classes`` counts rows and
+    right ones by class, where the rows name one, and ``confusion`` the most frequent wrong
+    sequences of skills.
     """
     verdicts = []
     for row in rows:
-        verdict = judge(row, decide(row.text), registry)
+        verdict = judge(row, decide(row), registry)
         verdicts.append(verdict)
         if on_verdict is not None:
             on_verdict(verdict)
     commands = [v for v in verdicts if v.row.calls]
     others = [v for v in verdicts if not v.row.calls]
     graded = [v for v in verdicts if v.status_exact is not None]
+    accepted = [v for v in verdicts if v.decision.status is Status.ACCEPTED]
     total_ms = [v.decision.total_ms for v in verdicts]
     p50, p90, p99 = np.percentile(total_ms, (50, 90, 99))
+    passes = [v.decision.forward_passes for v in verdicts]
     statuses = [v.decision.status for v in verdicts]
     return {
         "n": len(verdicts),
         "skills_exact": _share(v.skills_exact for v in verdicts),
         "all_exact": _share(v.all_exact for v in verdicts),
+        "right": _share(v.right for v in verdicts),
         "valid": _share(v.valid for v in verdicts),
         "status_exact": _share(v.status_exact for v in graded),
         "accepted_wrongly": _share(bool(v.decision.calls) for v in others),
         "missed": _share(not v.decision.calls for v in commands),
+        "dropped": _share(v.dropped for v in commands if len(v.row.calls) > 1),
+        "calibration_error": calibration_error(
+            [v.decision.confidence for v in accepted], [v.right for v in accepted]
+        ),
         "statuses": {s.name: statuses.count(s) for s in Status if s in statuses},
         "latency_ms": {"p50": round(p50, 3), "p90": round(p90, 3), "p99": round(p99, 3)},
-        "forward_passes_mean": round(
-            float(np.mean([v.decision.forward_passes for v in verdicts])), 3
-        ),
+        "forward_passes": {
+            "mean": round(float(np.mean(passes)), 3),
+            "p50": float(np.percentile(passes, 50)),
+            "p90": float(np.percentile(passes, 90)),
+        },
+        "classes": _classes(verdicts),
+        "confusion": _confusion(verdicts),
     }
+
+
+def _classes(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
+    classes: dict[str, dict[str, int]] = {}
+    for verdict in verdicts:
+        if verdict.row.kind:
+            counts = classes.setdefault(verdict.row.kind, {"n": 0, "right": 0})
+            counts["n"] += 1
+            counts["right"] += verdict.right
+    return classes
+
+
+def _confusion(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Count pairs of what was meant and what was decided, the most frequent first."""
+    counts = collections.Counter(
+        (_outline(v.row.calls, v.row.status), _outline(v.decision.calls, v.decision.status))
+        for v in verdicts
+        if not (v.skills_exact and v.status_exact is not False)
+    )
+    return [
+        {"meant": meant, "decided": decided, "n": n}
+        for (meant, decided), n in counts.most_common(_SHOWN_CONFUSIONS)
+    ]
+
+
+def _outline(calls: Sequence[GoldCall | SkillCall], status: Status | None) -> str:
+    skills = "; ".join(call.skill for call in calls)
+    return skills or (status.name if status is not None else Status.UNKNOWN.name)
 
 
 def judge(row: Row, decision: Decision, registry: SkillRegistry) -> Verdict:
@@ -157,8 +244,7 @@ def fits(call: SkillCall, registry: SkillRegistry) -> bool:
             return False
         if argument.type is ArgumentType.CHOICE and value not in argument.choices:
             return False
-        known_places = set(registry.places.values())
-        if argument.type is ArgumentType.PLACE and known_places and value not in known_places:
+        if argument.known and registry.known(argument.known).match(value).name != value:
             return False
     return True
 
@@ -196,11 +282,16 @@ def _row(line: str, where: str) -> Row:
     calls = data.get("calls", [] if status is not None else None)
     if not isinstance(calls, list):
         raise DatasetError(f'{where}: "calls" must be a list (empty: the text is no command)')
+    before = data.get("before", [])
+    if not isinstance(before, list) or not all(isinstance(text, str) for text in before):
+        raise DatasetError(f'{where}: "before" must be a list of texts')
     return Row(
         id=str(data.get("id", where)),
         text=data["text"],
         calls=tuple(_gold_call(call, where) for call in calls),
         status=None if status is None else Status[status],
+        kind=str(data.get("class", "")),
+        before=tuple(before),
     )
 
 

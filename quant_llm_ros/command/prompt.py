@@ -43,9 +43,7 @@ class Prompt:
         self.suffix: tuple[int, ...] = (*self._close(), *self._open("assistant"))
         """Tokens after the sentence."""
 
-    def after_prefix(
-        self, sentence: str, before: Sequence[tuple[str, str]] = ()
-    ) -> list[int]:
+    def after_prefix(self, sentence: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
         """Give the tokens that one sentence adds to the prefix.
 
         Args:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 
+from quant_llm_ros.command.conversation import Conversation
 from quant_llm_ros.command.decision import Decision, Stage, Status
 from quant_llm_ros.command.understander import Understander
 
@@ -59,6 +60,7 @@ class CommandService:
     Attributes:
         capacity: Most commands that wait; one more is answered with ERROR at once.
         default_deadline_s: Seconds that a command may take when it brings no deadline; None: any.
+        conversation: What was said before, for all commands of the service.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class CommandService:
         *,
         capacity: int = 16,
         default_deadline_s: float | None = 5.0,
+        conversation_s: float = 0.0,
     ) -> None:
         """Start the worker thread.
 
@@ -76,9 +79,11 @@ class CommandService:
             on_decision: Told every decision, from the worker's or the submitter's thread.
             capacity: Most commands that wait.
             default_deadline_s: Deadline of commands that bring none.
+            conversation_s: Seconds for which a command may refer to the one before it.
         """
         self.capacity = capacity
         self.default_deadline_s = default_deadline_s
+        self.conversation = Conversation(conversation_s)
         self._understander = understander
         self._on_decision = on_decision
         self._numbers = itertools.count(1)
@@ -131,6 +136,7 @@ class CommandService:
             stop = self._understander.stop_decision(text, received_s=command.received_s)
             with self._settling:
                 waiting = self._take_all()
+                self.conversation.note(stop)
                 self._answer(command, stop)
                 for other in waiting:
                     self._answer(
@@ -232,6 +238,7 @@ class CommandService:
             try:
                 decision = self._understander.understand(
                     command.text,
+                    before=self.conversation.before(),
                     received_s=command.received_s,
                     deadline_s=command.deadline_s,
                     cancelled=lambda command=command: command.cancelled,  # type: ignore[misc]
@@ -252,6 +259,7 @@ class CommandService:
                         confidence=0.0,
                         message="cancelled while it was processed",
                     )
+                self.conversation.note(decision)
                 self._answer(command, decision)
 
     def _answer(self, command: Command, decision: Decision) -> None:

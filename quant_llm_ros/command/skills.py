@@ -19,12 +19,14 @@ from typing import Any
 import yaml
 
 from quant_llm_ros.command.decision import Safety
+from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.quantities import argument_suffix, conversion_factor
-from quant_llm_ros.command.text import bare_name, spoken_words
+from quant_llm_ros.command.text import spoken_words
 from quant_llm_ros.errors import SkillsError
 
 FORMAT_VERSION = 1
 STOP_SKILL = "stop"
+KNOWN_LISTS = ("places", "objects")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # What can stand as a choice between "=" and "," in a call, and as a place's name.
@@ -59,6 +61,8 @@ class Argument:
         factors: For a QUANTITY, what turns a number in each unit that may be said into ``unit``.
         min: Smallest accepted value of a QUANTITY, in ``unit``.
         max: Largest accepted value of a QUANTITY, in ``unit``.
+        known: List of the registry in which the name must be, where it is not empty: ``places``,
+            ``objects`` or "" for none.
         default: Value when nothing is said, as it is written in a call; or such values by the
             choice of another argument: ``("direction", {"left": "90 deg"})``.
     """
@@ -72,6 +76,7 @@ class Argument:
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     min: float = float("-inf")
     max: float = float("inf")
+    known: str = ""
     default: str | tuple[str, Mapping[str, str]] | None = None
 
     @property
@@ -129,8 +134,9 @@ class SkillRegistry:
     Attributes:
         name: Name of the registry.
         skills: Skills by name, in the order of the file; ``stop`` is always among them.
-        places: Known places: every accepted name, case-folded, and the place's own name.
-            Empty: any name is accepted.
+        places: Known places. Empty: any name is accepted.
+        objects: Known things, for the text arguments that say ``known: objects``. Empty: any name
+            is accepted.
         stop_phrases: Phrases that stop the robot without asking the model.
         fillers: Words around a stop phrase that change nothing.
         not_commands: Sentences that are no command.
@@ -140,7 +146,8 @@ class SkillRegistry:
 
     name: str
     skills: Mapping[str, Skill]
-    places: Mapping[str, str]
+    places: KnownNames
+    objects: KnownNames
     stop_phrases: tuple[str, ...]
     fillers: tuple[str, ...]
     not_commands: tuple[str, ...]
@@ -151,6 +158,10 @@ class SkillRegistry:
     def names(self) -> tuple[str, ...]:
         """Names of the skills in order."""
         return tuple(self.skills)
+
+    def known(self, names: str) -> KnownNames:
+        """Give one of the lists of ``KNOWN_LISTS``."""
+        return self.places if names == "places" else self.objects
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SkillRegistry:
@@ -244,6 +255,7 @@ def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
             "stop_phrases",
             "fillers",
             "places",
+            "objects",
             "not_commands",
             "skills",
         ),
@@ -272,7 +284,8 @@ def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
     return SkillRegistry(
         name=_text(top.get("name"), "name"),
         skills=MappingProxyType(skills),
-        places=MappingProxyType(_places(top.get("places") or {})),
+        places=_known_names(top.get("places") or {}, "places"),
+        objects=_known_names(top.get("objects") or {}, "objects"),
         stop_phrases=stop_phrases,
         fillers=_texts(top.get("fillers", []), "fillers"),
         not_commands=_texts(top.get("not_commands", []), "not_commands"),
@@ -281,17 +294,17 @@ def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
     )
 
 
-def _places(value: Any) -> dict[str, str]:
-    places: dict[str, str] = {}
-    for place, others in _mapping(value, "places").items():
-        for name in (place, *_texts(others or [], f"places.{place}")):
-            if not _CHOICE.fullmatch(name):
-                raise _Malformed(f"places.{place}: {name!r} has characters that no name can have")
-            if places.setdefault(bare_name(name), place) != place:
-                raise _Malformed(
-                    f"places.{place}: {name!r} already names {places[bare_name(name)]!r}"
-                )
-    return places
+def _known_names(value: Any, where: str) -> KnownNames:
+    names: dict[str, tuple[str, ...]] = {}
+    for name, others in _mapping(value, where).items():
+        names[name] = _texts(others or [], f"{where}.{name}")
+        for said in (name, *names[name]):
+            if not _CHOICE.fullmatch(said):
+                raise _Malformed(f"{where}.{name}: {said!r} has characters that no name can have")
+    try:
+        return KnownNames(names)
+    except ValueError as error:
+        raise _Malformed(f"{where}: {error}") from error
 
 
 def _skill(name: str, value: Any) -> Skill:
@@ -339,7 +352,7 @@ _KEYS = {
     ArgumentType.QUANTITY: ("unit", "units", "min", "max"),
     ArgumentType.CHOICE: ("choices",),
     ArgumentType.PLACE: (),
-    ArgumentType.TEXT: (),
+    ArgumentType.TEXT: ("known",),
 }
 
 
@@ -362,7 +375,15 @@ def _argument(name: str, value: Any, where: str) -> Argument:
         ask="" if ask is None else _text(ask, f"{where}.ask"),
         default=_default(fields.get("default"), where),
     )
-    if kind is ArgumentType.QUANTITY:
+    if kind is ArgumentType.PLACE:
+        argument = dataclasses.replace(argument, known="places")
+    elif kind is ArgumentType.TEXT and "known" in fields:
+        if fields["known"] not in KNOWN_LISTS:
+            raise _Malformed(
+                f"{where}.known is {fields['known']!r}; use {' or '.join(KNOWN_LISTS)}"
+            )
+        argument = dataclasses.replace(argument, known=fields["known"])
+    elif kind is ArgumentType.QUANTITY:
         argument = _quantity(argument, fields, where)
     elif kind is ArgumentType.CHOICE:
         choices = _texts(fields.get("choices"), f"{where}.choices")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import os
 from pathlib import Path
 import time
 
 from quant_llm_ros.command import calls as notation
 from quant_llm_ros.command import text as reading
+from quant_llm_ros.command.calibration import calibrated
 from quant_llm_ros.command.calls import Grammar
+from quant_llm_ros.command.conversation import Exchange
 from quant_llm_ros.command.decision import Decision, SkillCall, Stage, Status
+from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
 from quant_llm_ros.command.stop_guard import StopGuard
@@ -24,6 +27,7 @@ from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import BundleError, CommandError, EngineError, QuantLlmError
 
 DEFAULT_MAX_COMMAND_CHARS = 512
+DEFAULT_MIN_CONFIDENCE = 0.3
 MAX_ANSWER_TOKENS = 384
 """Enough for four calls that each copy a good part of the longest command."""
 
@@ -73,6 +77,7 @@ class Understander:
         engine: The engine that runs the model.
         skills: The registry that it decides among.
         max_command_chars: Longest accepted command, in characters.
+        min_confidence: Least confidence of an ACCEPTED decision; with less the person is asked.
         bundle: The bundle it was opened from, if any.
         self_test: How far the engine is from the bundle's reference, if it was tested.
         load_ms: Time until the first command could be taken, in milliseconds.
@@ -85,6 +90,8 @@ class Understander:
         skills: SkillRegistry,
         *,
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
+        min_confidence: float = 0.0,
+        temperature: float = 1.0,
         examples_in_prompt: bool = True,
     ) -> None:
         """Check the registry and run its prompt through the model once.
@@ -94,6 +101,9 @@ class Understander:
             tokenizer: The model's tokenizer.
             skills: The registry to decide among.
             max_command_chars: Longest accepted command, in characters.
+            min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
+            temperature: What makes the model's probability of its answer the probability that it
+                is right; see ``command.calibration``.
             examples_in_prompt: Whether the model needs examples to be shown what to do.
 
         Raises:
@@ -103,6 +113,8 @@ class Understander:
         self.engine = engine
         self.skills = skills
         self.max_command_chars = max_command_chars
+        self.min_confidence = min_confidence
+        self._temperature = temperature
         self.bundle: Bundle | None = None
         self.self_test: SelfTestReport | None = None
         self.load_ms = 0.0
@@ -123,6 +135,7 @@ class Understander:
         *,
         threads: int = 2,
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
+        min_confidence: float = DEFAULT_MIN_CONFIDENCE,
     ) -> Understander:
         """Load a bundle, prove the engine against its reference and prepare for commands.
 
@@ -131,6 +144,7 @@ class Understander:
             skills_path: Skill registry; None means the bundle's own.
             threads: CPU threads of the engine.
             max_command_chars: Longest accepted command, in characters.
+            min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
 
         Raises:
             QuantLlmError: Something is missing, damaged or does not fit; the message says what
@@ -160,6 +174,8 @@ class Understander:
                 tokenizer,
                 skills,
                 max_command_chars=max_command_chars,
+                min_confidence=min_confidence,
+                temperature=bundle.temperature,
                 examples_in_prompt=bundle.prompt_examples == "always"
                 or (bundle.prompt_examples == "other" and not own),
             )
@@ -179,10 +195,25 @@ class Understander:
         """Tell whether a text says nothing but «stop»; any thread may ask at any time."""
         return self._stop_guard(text)
 
+    def know(self, *, places: KnownNames | None = None, objects: KnownNames | None = None) -> None:
+        """Replace what is known by name; any thread may do so at any time.
+
+        Args:
+            places: Known places; None leaves them as they are.
+            objects: Known things; None leaves them as they are.
+        """
+        known = dict(self._validator.known)
+        if places is not None:
+            known["places"] = places
+        if objects is not None:
+            known["objects"] = objects
+        self._validator.known = known
+
     def understand(
         self,
         text: str,
         *,
+        before: Sequence[Exchange] = (),
         received_s: float | None = None,
         deadline_s: float | None = None,
         cancelled: Callable[[], bool] | None = None,
@@ -192,6 +223,7 @@ class Understander:
 
         Args:
             text: The command.
+            before: What was said before in the same conversation; see ``Conversation``.
             received_s: When it arrived, by ``time.monotonic``; None means now.
             deadline_s: Seconds from its arrival after which the decision is TIMEOUT; None: never.
             cancelled: Asked before every pass of the model; true makes the decision CANCELLED.
@@ -223,12 +255,12 @@ class Understander:
                 outcome = self._stop_outcome()
             else:
                 checkpoint()
-                sentence = reading.clean(text, max_chars=self.max_command_chars)
+                sentence = self._cleaned(text)
                 words = reading.words(sentence)
                 if words:
-                    answer = self._answer(sentence, words, clock, before_pass)
+                    answer = self._answer(sentence, words, before, clock, before_pass)
                     clock.enter(Stage.VALIDATE)
-                    outcome = self._validator.check(notation.parse(answer.text))
+                    outcome = self._checked(answer, words)
                     # A decision that comes too late is no decision.
                     checkpoint()
                 else:
@@ -247,12 +279,13 @@ class Understander:
             text=text,
             status=outcome.status,
             calls=outcome.calls,
-            confidence=_confidence(outcome.status, answer if decided_by_model else None),
+            confidence=self._confidence(outcome.status, answer if decided_by_model else None),
             message=outcome.message,
             latency_ms=latency_ms,
             total_ms=total_ms,
             forward_passes=passes,
             generated_tokens=answer.tokens if answer else 0,
+            answer=answer.text if answer else "",
         )
 
     def stop_decision(self, text: str, *, received_s: float) -> Decision:
@@ -277,11 +310,19 @@ class Understander:
         self,
         sentence: str,
         words: list[str],
+        before: Sequence[Exchange],
         clock: StageClock,
         before_pass: Callable[[], None],
     ) -> Answer:
         clock.enter(Stage.GRAMMAR)
-        matcher = compile_grammar(self._tokenizer, self._grammar.for_sentence(words))
+        before = [(self._cleaned(said), answer) for said, answer in before]
+        tokens = self._prompt.after_prefix(sentence, before)
+        if len(self._prompt.prefix) + len(tokens) + MAX_ANSWER_TOKENS > self.engine.context_length:
+            # What was said before is worth less than an answer.
+            before, tokens = [], self._prompt.after_prefix(sentence)
+        words_before = [reading.words(said) for said, _ in before]
+        grammar = self._grammar.for_sentence(words, words_before)
+        matcher = compile_grammar(self._tokenizer, grammar)
         clock.enter(Stage.PREFILL)
         # Whatever the last command left behind, even after an error, is forgotten here.
         self.engine.rollback(len(self._prompt.prefix))
@@ -289,11 +330,31 @@ class Understander:
             self.engine,
             self._tokenizer,
             matcher,
-            self._prompt.after_prefix(sentence),
+            tokens,
             max_tokens=MAX_ANSWER_TOKENS,
             before_pass=before_pass,
             on_prefilled=lambda: clock.enter(Stage.DECODE),
         )
+
+    def _cleaned(self, text: str) -> str:
+        return reading.clean(text, max_chars=self.max_command_chars)
+
+    def _checked(self, answer: Answer, words: list[str]) -> Outcome:
+        """Check what the model wrote, and whether it is sure enough."""
+        outcome = self._validator.check(
+            notation.parse(answer.text), words, self._grammar.amounts(words)
+        )
+        if outcome.status is not Status.ACCEPTED:
+            return outcome
+        if self._confidence(outcome.status, answer) >= self.min_confidence:
+            return outcome
+        return Outcome(Status.CLARIFY, message=f"I am not sure: do you mean {answer.text}?")
+
+    def _confidence(self, status: Status, answer: Answer | None) -> float:
+        if answer is not None:
+            return calibrated(answer.probability, self._temperature)
+        # A stop phrase needs no model; everything else without an answer decided nothing.
+        return 1.0 if status is Status.STOP else 0.0
 
     def _fill_prefix(self) -> None:
         prefix = self._prompt.prefix
@@ -311,10 +372,3 @@ class Understander:
         for start in range(0, len(prefix), PREFILL_CHUNK):
             self.engine.append(prefix[start : start + PREFILL_CHUNK])
         self.engine.mark()
-
-
-def _confidence(status: Status, answer: Answer | None) -> float:
-    if answer is not None:
-        return answer.probability
-    # A stop phrase needs no model; everything else without an answer decided nothing.
-    return 1.0 if status is Status.STOP else 0.0

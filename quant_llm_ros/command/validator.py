@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import re
 
 from quant_llm_ros.command import calls as notation
-from quant_llm_ros.command.amounts import fits
+from quant_llm_ros.command.amounts import Amount
 from quant_llm_ros.command.calls import MISSING, RawCall
 from quant_llm_ros.command.decision import ArgumentValue, SkillCall, Status
 from quant_llm_ros.command.quantities import conversion_factor
-from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry, STOP_SKILL
-from quant_llm_ros.command.text import bare_name
+from quant_llm_ros.command.skills import (
+    Argument,
+    ArgumentType,
+    KNOWN_LISTS,
+    Skill,
+    SkillRegistry,
+    STOP_SKILL,
+)
+from quant_llm_ros.command.units import fits, written_number
 from quant_llm_ros.errors import SkillsError
 
-# Where the speaker or another person is: a place that no list of places has.
-_PERSONAL = frozenset({"me", "us", "here", "you", "him", "her", "them", "everyone", "everybody"})
+# Behind one of these, an amount may be said that does not count.
+_TAKEN_BACK = frozenset((
+    "no", "not", "don't", "sorry", "rather", "instead", "actually", "mean", "meant", "wait",
+    "never", "nope",
+))  # fmt: skip
 _QUANTITY = re.compile(rf"({notation.NUMBER}) (.+)")
 
 
@@ -35,7 +46,11 @@ class _Problem:
 
 
 class Validator:
-    """Checks calls against a registry: all of them hold, or none is carried out."""
+    """Checks calls against a registry: all of them hold, or none is carried out.
+
+    Attributes:
+        known: Known names by list of ``skills.KNOWN_LISTS``; may be replaced at any time.
+    """
 
     def __init__(self, registry: SkillRegistry) -> None:
         """Take a registry and check that its own examples and defaults hold.
@@ -44,6 +59,7 @@ class Validator:
             SkillsError: An example or a default breaks the registry's own rules.
         """
         self._registry = registry
+        self.known = {names: registry.known(names) for names in KNOWN_LISTS}
         for skill in registry.skills.values():
             for argument in skill.arguments:
                 self._check_default(skill, argument)
@@ -58,8 +74,18 @@ class Validator:
                         f"does not hold: {outcome.message}"
                     )
 
-    def check(self, raw_calls: tuple[RawCall, ...]) -> Outcome:
+    def check(
+        self,
+        raw_calls: tuple[RawCall, ...],
+        sentence_words: Sequence[str] = (),
+        amounts: Sequence[Amount] = (),
+    ) -> Outcome:
         """Turn the model's calls into a status, typed calls and a message.
+
+        Args:
+            raw_calls: What the model wrote.
+            sentence_words: Words of the sentence.
+            amounts: Amounts in the sentence, one of which must not be passed over.
 
         Raises:
             ValueError: A call does not fit the registry at all, which the grammar rules out.
@@ -75,6 +101,8 @@ class Validator:
             arguments, found = self._arguments(skill, raw)
             problems += found
             checked.append(SkillCall(skill.name, arguments, skill.safety))
+        while len(checked) > 1 and checked[-1].skill == STOP_SKILL:
+            checked.pop()  # «turn left, then stop»: the end of what is to be done
         if any(call.skill == STOP_SKILL for call in checked):
             # Whatever else was understood: when a stop is among it, stopping is what is safe.
             stop = SkillCall(STOP_SKILL, {}, self._registry.skills[STOP_SKILL].safety)
@@ -84,6 +112,12 @@ class Validator:
             for problem in problems:
                 if problem.status is status:
                     return Outcome(status, message=problem.message)
+        passed_over = _passed_over(raw_calls, sentence_words, amounts)
+        if passed_over:
+            return Outcome(
+                Status.CLARIFY,
+                message=f"I did not understand all of it: what about {passed_over!r}?",
+            )
         return Outcome(Status.ACCEPTED, tuple(checked))
 
     def _arguments(
@@ -132,16 +166,12 @@ class Validator:
             return float(f"{value:.12g}")
         if argument.type is ArgumentType.CHOICE and text not in argument.choices:
             raise ValueError(f"{skill.name}: {argument.name}={text!r} is not one of its choices")
-        if argument.type is ArgumentType.PLACE and self._registry.places:
-            place = self._registry.places.get(bare_name(text))
-            if place is None and bare_name(text) in _PERSONAL:
-                return text
-            if place is None:
-                known = ", ".join(dict.fromkeys(self._registry.places.values()))
-                return _Problem(
-                    Status.CLARIFY, f"I do not know a place called {text!r}; I know {known}"
-                )
-            return place
+        if argument.known:
+            known = self.known[argument.known]
+            found = known.match(text)
+            if not found.name:
+                return _Problem(Status.CLARIFY, known.question(text, found))
+            return found.name
         return text
 
     def _check_default(self, skill: Skill, argument: Argument) -> None:
@@ -165,3 +195,18 @@ def _default(argument: Argument, raw: RawCall) -> str | None:
         other, by_choice = argument.default
         return by_choice.get(raw.arguments.get(other, ""))
     return argument.default
+
+
+def _passed_over(
+    raw_calls: Sequence[RawCall], words: Sequence[str], amounts: Sequence[Amount]
+) -> str:
+    """Give the words of an amount that no call has: a part of the command was lost."""
+    if _TAKEN_BACK.intersection(word.casefold() for word in words):
+        return ""
+    values = [value for call in raw_calls for value in call.arguments.values()]
+    for amount in amounts:
+        said = " ".join(words[amount.start : amount.end])
+        number = f"{written_number(amount.value)} "
+        if not any(value.startswith(number) or said in value for value in values):
+            return said
+    return ""

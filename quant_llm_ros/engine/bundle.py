@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import hashlib
+import os
 from pathlib import Path, PurePosixPath
 import types
 from typing import Any, TypeVar
@@ -24,8 +25,8 @@ REQUIRED_FILES = (MODEL, MODEL_DATA, TOKENIZER, SKILLS, REFERENCE)
 
 PROMPT_EXAMPLES = ("always", "other", "never")
 """When a prompt shows the examples of the skills: ``always``, as a model needs that was not
-fine-tuned for the task; with ``other`` skills than the bundle's own, which the model was fine-tuned
-for; ``never``."""
+fine-tuned for the task; with ``other`` skills than the bundle's own, which it was fine-tuned for;
+``never``."""
 
 _T = TypeVar("_T")
 
@@ -100,6 +101,7 @@ class Bundle:
         skills_fixed: The model was made for exactly the bundle's ``skills.yaml``.
         files: What each file must be, by name.
         figures: What was measured while building, by name.
+        temperature: What calibrates the confidence of answers; 1 where it was not measured.
         sha256: Hash of ``bundle.yaml``, and so, through the hashes in it, of everything.
     """
 
@@ -115,6 +117,7 @@ class Bundle:
     skills_fixed: bool
     files: Mapping[str, FileInfo]
     figures: Mapping[str, float]
+    temperature: float
     sha256: str
 
     @property
@@ -182,6 +185,33 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def add_figures(path: Path, figures: Mapping[str, float], *, temperature: float) -> Bundle:
+    """Write figures that were measured on a finished bundle into its description.
+
+    Args:
+        path: Folder of the bundle.
+        figures: Figures to add or replace.
+        temperature: What calibrates the confidence of answers.
+
+    Raises:
+        BundleError: The bundle is damaged or cannot be written.
+    """
+    Bundle.load(path, verify=False)
+    description = path / DESCRIPTION
+    fields = yaml.safe_load(description.read_bytes())
+    fields["figures"].update(figures)
+    fields["temperature"] = float(temperature)
+    staged = path / f"{DESCRIPTION}.part"
+    try:
+        staged.write_text(
+            yaml.safe_dump(fields, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        os.replace(staged, description)
+    except OSError as error:
+        raise BundleError(f"{description} cannot be written: {error.strerror}") from error
+    return Bundle.load(path)
+
+
 def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
     """Check a description's structure, types included."""
     description = path / DESCRIPTION
@@ -220,6 +250,12 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
             f"{description}: prompt.examples is {examples!r}, expected one of "
             f"{', '.join(PROMPT_EXAMPLES)}; rebuild the bundle"
         )
+    temperature = fields.get("temperature", 1.0)
+    if not isinstance(temperature, float) or not 0.0 < temperature < 100.0:
+        raise BundleError(
+            f"{description}: temperature is {temperature!r}, expected a number above 0; rebuild "
+            "the bundle"
+        )
     skills = _get(description, fields, "skills", dict)
     return Bundle(
         path=path,
@@ -234,6 +270,7 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
         skills_fixed=_get(description, skills, "fixed", bool, "skills."),
         files=types.MappingProxyType(files),
         figures=types.MappingProxyType(_get(description, fields, "figures", dict)),
+        temperature=temperature,
         sha256=sha256,
     )
 

@@ -85,6 +85,7 @@ class Dispatcher:
                 _ignore,
                 capacity=settings.queue_capacity,
                 default_deadline_s=settings.deadline_s,
+                conversation_s=settings.conversation_s,
             )
         # By the steady clock: with use_sim_time and a paused simulation it has to go on.
         self._timer = self._node.create_timer(
@@ -101,6 +102,7 @@ class Dispatcher:
             if self._service is not None:
                 self._service.default_deadline_s = settings.deadline_s
                 self._service.capacity = settings.queue_capacity
+                self._service.conversation.lasts_s = settings.conversation_s
 
     def close(self) -> None:
         """Take no more commands; those in flight get the decision CANCELLED before this returns.

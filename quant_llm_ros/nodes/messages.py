@@ -9,10 +9,17 @@ from builtin_interfaces.msg import Duration, Time
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from std_msgs.msg import Header
 
-from quant_llm_msgs.msg import BundleInfo, LatencyStats, StageLatency, StageStatistics
+from quant_llm_msgs.msg import (
+    BundleInfo,
+    KnownName,
+    LatencyStats,
+    StageLatency,
+    StageStatistics,
+)
 from quant_llm_msgs.msg import Decision as DecisionMsg
 from quant_llm_msgs.msg import SkillCall as SkillCallMsg
 from quant_llm_ros.command.decision import ArgumentValue, Decision, SkillCall, Status
+from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.statistics import LatencySummary
 from quant_llm_ros.command.understander import Understander
 
@@ -42,6 +49,20 @@ def argument_to_msg(name: str, value: ArgumentValue) -> Parameter:
             type=ParameterType.PARAMETER_STRING, string_value=sendable(str(value))
         )
     return Parameter(name=name, value=typed)
+
+
+def known_names_from_msg(names: Sequence[KnownName]) -> KnownNames:
+    """Convert a list of names.
+
+    Raises:
+        ValueError: One is empty, or two share a name.
+    """
+    known: dict[str, list[str]] = {}
+    for entry in names:
+        if not entry.name.strip() or entry.name in known:
+            raise ValueError(f"the name {entry.name!r} is empty or comes twice")
+        known[entry.name] = list(entry.others)
+    return KnownNames(known)
 
 
 def call_to_msg(call: SkillCall) -> SkillCallMsg:

@@ -22,6 +22,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
 from quant_llm_ros.errors import QuantLlmError
 
 
@@ -33,6 +34,9 @@ class Settings:
     skills: str
     threads: int
     max_command_chars: int
+    min_accuracy: float
+    min_confidence: float
+    conversation_s: float
     deadline_s: float
     queue_capacity: int
     latency_window: int
@@ -130,6 +134,30 @@ SPECS: tuple[Spec, ...] = (
         16,
         4096,
         loading=True,
+    ),
+    Spec(
+        "min_accuracy",
+        0.0,
+        "Least share of right decisions that the bundle's own evaluation must have reached, 0 to "
+        "1; a bundle below it, or one that was never evaluated, is not served.",
+        0.0,
+        1.0,
+        loading=True,
+    ),
+    Spec(
+        "min_confidence",
+        DEFAULT_MIN_CONFIDENCE,
+        "Least confidence of an ACCEPTED decision, 0 to 1; with less the decision is CLARIFY.",
+        0.0,
+        1.0,
+    ),
+    Spec(
+        "conversation_s",
+        30.0,
+        "Time for which a command may refer to the one before it, as in «and now back», in "
+        "seconds; 0: every command stands for itself.",
+        0.0,
+        3600.0,
     ),
     Spec(
         "deadline_s",

@@ -36,6 +36,15 @@ BUNDLE = QoSProfile(
 )
 """The bundle that a node serves."""
 
+KNOWN_NAMES = QoSProfile(
+    # What the robot knows, as its map has it: a node that starts later has to get it too.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+"""Names of places and things; a publisher must be transient local too."""
+
 LATENCY = QoSProfile(
     # Statistics over a window: only the newest matters, and a lost one is replaced by the next.
     # Reliable all the same, since "best effort" would not match a subscriber with the defaults.

@@ -23,6 +23,7 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 from quant_llm_msgs.msg import BundleInfo
+from quant_llm_msgs.msg import KnownNames as KnownNamesMsg
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import QuantLlmError
 from quant_llm_ros.nodes import messages, qos
@@ -74,6 +75,7 @@ class UnderstandingNode(LifecycleNode):
         self._goals: UnderstandServer | None = None
         self._bundle_publisher: Publisher | None = None
         self._subscription: Subscription | None = None
+        self._names_subscription: Subscription | None = None
         self._settings_source = NodeParameters(
             self, is_loaded=lambda: self._loaded, on_change=self._apply
         )
@@ -209,7 +211,9 @@ class UnderstandingNode(LifecycleNode):
                 skills,
                 threads=settings.threads,
                 max_command_chars=settings.max_command_chars,
+                min_confidence=settings.min_confidence,
             )
+            _require_accuracy(understander, settings.min_accuracy)
             if self._ending:
                 raise _EndingError
         finally:
@@ -219,6 +223,13 @@ class UnderstandingNode(LifecycleNode):
         self._dispatcher = dispatcher = Dispatcher(self)
         self._goals = UnderstandServer(
             self, "understand", dispatcher.submit, lambda: dispatcher.is_open
+        )
+        self._names_subscription = self.create_subscription(
+            KnownNamesMsg,
+            "known_names",
+            lambda message: self._know(understander, message),
+            qos.KNOWN_NAMES,
+            callback_group=self._command_group,
         )
         # Not a lifecycle publisher: what is loaded is of interest before activation.
         self._bundle_publisher = self.create_publisher(BundleInfo, "bundle", qos.BUNDLE)
@@ -260,6 +271,9 @@ class UnderstandingNode(LifecycleNode):
         if self._goals is not None:
             self._goals.destroy()
             self._goals = None
+        if self._names_subscription is not None:
+            self.destroy_subscription(self._names_subscription)
+            self._names_subscription = None
         if self._bundle_publisher is not None:
             self.destroy_publisher(self._bundle_publisher)
             self._bundle_publisher = None
@@ -270,10 +284,43 @@ class UnderstandingNode(LifecycleNode):
             _return_memory()
         self._loaded = False
 
+    def _know(self, understander: Understander, message: KnownNamesMsg) -> None:
+        """Take over names of places and things."""
+        try:
+            places = messages.known_names_from_msg(message.places)
+            objects = messages.known_names_from_msg(message.objects)
+        except ValueError as error:
+            self.get_logger().error(f"known_names: {error}; the names known before stay")
+            return
+        understander.know(places=places, objects=objects)
+        self.get_logger().info(
+            f"knows {len(places.names)} places and {len(objects.names)} things by name"
+        )
+
     def _apply(self, settings: Settings) -> None:
         """Take over parameters that changed at run time."""
+        if self._understander is not None:
+            self._understander.min_confidence = settings.min_confidence
         if self._dispatcher is not None:
             self._dispatcher.apply(settings)
+
+
+def _require_accuracy(understander: Understander, least: float) -> None:
+    """Refuse a bundle that was measured to be worse, or not at all."""
+    bundle = understander.bundle
+    if least <= 0.0 or bundle is None:
+        return
+    accuracy = bundle.figures.get("accuracy")
+    if accuracy is None:
+        raise QuantLlmError(
+            f"{bundle.path}: was never evaluated, but min_accuracy is {least:g}; build it by a "
+            "recipe with `accuracy`, or set min_accuracy to 0"
+        )
+    if accuracy < least:
+        raise QuantLlmError(
+            f"{bundle.path}: got {accuracy:.1%} of its own evaluation right, less than "
+            f"min_accuracy, {least:.1%}; use a better bundle or lower min_accuracy"
+        )
 
 
 def _return_memory() -> None:

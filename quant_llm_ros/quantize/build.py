@@ -27,7 +27,7 @@ from quant_llm_ros.quantize import reference
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.checkpoint import Checkpoint
 from quant_llm_ros.quantize.decoder import Decoder
-from quant_llm_ros.quantize.graph import export
+from quant_llm_ros.quantize.graph_targets import export
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.staging import staged_folder
 from quant_llm_ros.quantize.tensors import QuantizedTensor
@@ -39,7 +39,14 @@ EXACT_LIMIT = 1e-4  # FP32 against FP32 of the same weights: what is left is rou
 _TIMED_TOKENS = 32
 
 
-def build_bundle(recipe: Recipe, output: Path, *, skills: Path, progress: Progress) -> Bundle:
+def build_bundle(
+    recipe: Recipe,
+    output: Path,
+    *,
+    skills: Path,
+    progress: Progress,
+    unquantized: Path | None = None,
+) -> Bundle:
     """Make a bundle.
 
     The same recipe gives the same model, weights and tokenizer, byte for byte.
@@ -49,6 +56,7 @@ def build_bundle(recipe: Recipe, output: Path, *, skills: Path, progress: Progre
         output: Folder of the bundle; an older bundle there is replaced at the end.
         skills: Skill registry that goes into the bundle.
         progress: Told about stages.
+        unquantized: Folder for a bundle of the same weights in FP32, to compare with; None: none.
 
     Returns:
         The bundle, its files checked.
@@ -84,6 +92,14 @@ def build_bundle(recipe: Recipe, output: Path, *, skills: Path, progress: Progre
             _merge(adapter, decoder)
             expected = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
 
+        if unquantized is not None:
+            progress("writing the unquantized model", 0.5)
+            for name in (layout.TOKENIZER, layout.SKILLS):
+                shutil.copyfile(folder / name, unquantized / name)
+            _write_unquantized(decoder, unquantized / layout.MODEL, recipe, checkpoint)
+            _write_reference(unquantized / layout.REFERENCE, prompts, [r[-1] for r in expected])
+            parts = _description(recipe, checkpoint, adapter, 0, unquantized)
+            _write_description(unquantized, parts)
         weights = _QuantizingSource(decoder, recipe)
         export(
             checkpoint.config,
@@ -117,6 +133,19 @@ def build_bundle(recipe: Recipe, output: Path, *, skills: Path, progress: Progre
     finished = Bundle.load(output)
     progress("done", 1.0)
     return finished
+
+
+def _write_unquantized(
+    decoder: Decoder, path: Path, recipe: Recipe, checkpoint: Checkpoint
+) -> None:
+    """Write the graph with the weights as they are."""
+    export(
+        checkpoint.config,
+        lambda name: decoder.get_parameter(name).data,
+        path,
+        context_length=recipe.context_length,
+        progress=lambda part: None,
+    )
 
 
 class _QuantizingSource:

@@ -88,6 +88,8 @@ class Recipe:
             ``engine.bundle.PROMPT_EXAMPLES``.
         skills_fixed: The model understands only the skills that go into the bundle: a node refuses
             to serve it with others.
+        accuracy: Sentences that the finished bundle is evaluated on, or None.
+        unquantized: The unquantized model is evaluated on them too.
         rules: The first whose pattern matches a weight's name decides; the last matches all.
         context_length: Most tokens in the cache.
         target: Kind of graph.
@@ -100,6 +102,8 @@ class Recipe:
     adapter: Path | None
     prompt_examples: str
     skills_fixed: bool
+    accuracy: Path | None
+    unquantized: bool
     rules: tuple[LayerRule, ...]
     context_length: int
     target: str
@@ -150,6 +154,7 @@ class Recipe:
             "adapter",
             "prompt",
             "skills",
+            "accuracy",
             "quantize",
             "context_length",
             "target",
@@ -160,6 +165,7 @@ class Recipe:
         context_length = top.get("context_length", int)
         if context_length < 16:
             raise RecipeError(f"{path}: context_length is {context_length}, expected 16 or more")
+        accuracy, unquantized = _accuracy(_Fields(path, "accuracy", top.get("accuracy", dict, {})))
         return cls(
             name=top.get("name", str),
             checkpoint=_checkpoint(_Fields(path, "checkpoint", top.get("checkpoint", dict))),
@@ -169,6 +175,8 @@ class Recipe:
                 "other" if "adapter" in settings else "always",
             ),
             skills_fixed=_skills_fixed(_Fields(path, "skills", top.get("skills", dict, {}))),
+            accuracy=accuracy,
+            unquantized=unquantized,
             rules=_rules(_Fields(path, "quantize", top.get("quantize", dict))),
             context_length=context_length,
             target=target,
@@ -231,8 +239,7 @@ def _prompt_examples(fields: _Fields, default: str) -> str:
     value = fields.get("examples", str, default)
     if value not in PROMPT_EXAMPLES:
         raise RecipeError(
-            f"{fields.where}.examples is {value!r}; use "
-            f"{', '.join(PROMPT_EXAMPLES)}"
+            f"{fields.where}.examples is {value!r}; use {', '.join(PROMPT_EXAMPLES)}"
         )
     return value
 
@@ -241,6 +248,16 @@ def _skills_fixed(fields: _Fields) -> bool:
     """Read the ``skills`` part."""
     fields.allow("fixed")
     return fields.get("fixed", bool, False)
+
+
+def _accuracy(fields: _Fields) -> tuple[Path | None, bool]:
+    """Read the ``accuracy`` part."""
+    fields.allow("dataset", "unquantized")
+    dataset = fields.get("dataset", str, "")
+    path = fields.file.parent / dataset if dataset else None
+    if path is not None and not path.is_file():
+        raise RecipeError(f"{fields.where}.dataset: {path} does not exist")
+    return path, fields.get("unquantized", bool, False)
 
 
 def _rules(fields: _Fields) -> tuple[LayerRule, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from quant_llm_ros.command.amounts import (
+from quant_llm_ros.command.skills import Argument
+from quant_llm_ros.command.units import (
     number_words,
     ONES,
     SMALLER,
@@ -13,7 +14,6 @@ from quant_llm_ros.command.amounts import (
     UNIT_WORDS,
     written_number,
 )
-from quant_llm_ros.command.skills import Argument
 
 _ATTEMPTS = 12
 # Nobody says «0.02 kilometers» or «twelve thousand millimeters».

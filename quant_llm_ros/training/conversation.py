@@ -43,7 +43,7 @@ class Conversation:
         return draft
 
     def _continued(self) -> Draft:
-        """«Go to the kitchen.» – «And look for the cup there.»"""
+        """Go on: «And look for the cup there.», after «Go to the kitchen.»."""
         commander = self._commander
         draft = self._first(Wish())
         commander.speak(draft, self._frames["and_now"])
@@ -55,7 +55,7 @@ class Conversation:
         return draft
 
     def _completed(self) -> Draft:
-        """«Drive forward.» – «Two meters.»"""
+        """Say what was missing: «Two meters.», after «Drive forward.»."""
         draft = self._first(Wish(incomplete=True))
         call = self._only(draft)
         missing = [name for name, value in call.values.items() if value == MISSING]
@@ -77,7 +77,7 @@ class Conversation:
         return draft
 
     def _corrected(self) -> Draft:
-        """«Go to the kitchen.» – «No, to the bathroom.»"""
+        """Change a value: «No, to the bathroom.», after «Go to the kitchen.»."""
         draft = self._first(Wish())
         call = self._only(draft)
         name = self._changeable(call)
@@ -85,7 +85,7 @@ class Conversation:
         return self._with_new_value(draft, call, name)
 
     def _another(self) -> Draft:
-        """«Bring me the cup.» – «And the plate too.»"""
+        """Ask for the same with another: «And the plate.», after «Bring the cup.»."""
         draft = self._first(Wish())
         call = self._only(draft)
         names = [a for a in call.view.speech.lexicons if isinstance(call.values.get(a), Span)]
@@ -98,14 +98,14 @@ class Conversation:
         return draft
 
     def _repeated(self) -> Draft:
-        """«Turn left.» – «Once more.»"""
+        """Ask for the same: «Once more.», after «Turn left.»."""
         draft = self._first(Wish())
         self._commander.speak(draft, self._frames["repeating"])
         draft.calls = list(draft.earlier)
         return draft
 
     def _reversed(self) -> Draft:
-        """«Drive forward two meters.» – «And now back.»"""
+        """Ask for the opposite: «And now back.», after «Drive forward two meters.»."""
         draft = self._first(Wish())
         call = self._only(draft)
         for name, value in call.values.items():

@@ -140,7 +140,10 @@ def _changed(
     for argument in skill.arguments:
         if not argument.required and rng.random() < 0.12:
             continue
-        changed, kept = _changed_argument(rng, concepts, argument, rename, set(names.values()))
+        others = {a.name for a in skill.arguments if a is not argument}
+        changed, kept = _changed_argument(
+            rng, concepts, argument, rename, others.union(names.values())
+        )
         arguments.append(changed)
         names[argument.name] = changed.name
         choices.update({(argument.name, old): new for old, new in kept.items()})

@@ -231,10 +231,11 @@ def _refuse_unreadable(example: TrainingExample, registry: SkillRegistry) -> Non
     """Leave out amounts that a slip has made unreadable: no answer could have them."""
     for call in parse(example.answer):
         for argument in registry.skills[call.skill].arguments:
+            if argument.type is not ArgumentType.QUANTITY:
+                continue
             value = call.arguments.get(argument.name, MISSING)
-            if argument.type is ArgumentType.QUANTITY and value != MISSING:
-                if value not in _amounts(example, argument):
-                    raise Unsayable("an amount cannot be read")
+            if value != MISSING and value not in _amounts(example, argument):
+                raise Unsayable("an amount cannot be read")
 
 
 def _amounts(example: TrainingExample, argument: Argument) -> set[str | None]:

@@ -189,6 +189,7 @@ class Commander:
         return self.rng.choice(skills)
 
     def next_skill(self, before: Sequence[SkillView], wish: Wish) -> SkillView:
+        """Choose what to ask for after some skills."""
         if not before or wish.incomplete or wish.outside or self.rng.random() < 0.25:
             skill = self._skill_for(wish)
         else:

@@ -8,7 +8,8 @@ import random
 
 from quant_llm_ros.command.calls import MISSING
 from quant_llm_ros.command.skills import Argument, ArgumentType
-from quant_llm_ros.training.amounts import number_words, say_amount
+from quant_llm_ros.command.units import number_words
+from quant_llm_ros.training.amounts import say_amount
 from quant_llm_ros.training.lexicon import Lexicons, load_lexicons, pick
 from quant_llm_ros.training.pattern import Pattern, Said, Slot, Span, Value
 from quant_llm_ros.training.view import Call, SkillView, Unsayable, View
