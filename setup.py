@@ -36,7 +36,15 @@ setup(
     python_requires=">=3.10",
     # What a robot needs besides ROS 2. The engine is an extra, since a robot with a GPU has its
     # vendor's ONNX Runtime, and two of them in one environment overwrite each other.
-    install_requires=["llguidance", "numpy", "pint", "pyyaml", "rich", "tokenizers"],
+    install_requires=[
+        "llguidance",
+        "numpy",
+        "pint",
+        "pyyaml",
+        "rapidfuzz",
+        "rich",
+        "tokenizers",
+    ],
     extras_require={
         "onnxruntime": ["onnxruntime"],
         "quantize": [
@@ -55,7 +63,9 @@ setup(
     entry_points={
         "console_scripts": [
             "demo = quant_llm_ros.nodes.demo:main",
+            "executor_node = quant_llm_ros.nodes.executor_node:main",
             "quant_llm = quant_llm_ros.cli:main",
+            "sim_node = quant_llm_ros.nodes.sim_node:main",
             "understanding_node = quant_llm_ros.nodes.understanding_node:main",
         ],
     },

@@ -22,7 +22,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from quant_llm_msgs.action import Understand
-from quant_llm_msgs.msg import BundleInfo, Decision, LatencyStats
+from quant_llm_msgs.msg import BundleInfo, Decision, KnownNames, LatencyStats
 from quant_llm_ros.nodes import messages, qos
 
 DISCOVERY_S = 10.0
@@ -110,6 +110,9 @@ class Probe:
             BundleInfo, f"{namespace}/bundle", self.bundles.append, qos.BUNDLE
         )
         self.command = node.create_publisher(String, f"{namespace}/command", qos.COMMAND)
+        self.known_names = node.create_publisher(
+            KnownNames, f"{namespace}/known_names", qos.KNOWN_NAMES
+        )
         self.action = ActionClient(node, Understand, f"{namespace}/understand")
 
     def wait_active(self) -> None:

@@ -7,10 +7,19 @@ import os
 from pathlib import Path
 import time
 
-from node_harness import ABORTED, CANCELED, Harness, NodeProcess, Probe, running, SUCCEEDED
+from node_harness import (
+    ABORTED,
+    CANCELED,
+    Harness,
+    NodeProcess,
+    Probe,
+    running,
+    SUCCEEDED,
+    wait_for,
+)
 import pytest
 
-from quant_llm_msgs.msg import Decision
+from quant_llm_msgs.msg import Decision, KnownName, KnownNames
 from quant_llm_ros.nodes import messages
 
 pytestmark = [pytest.mark.ros, pytest.mark.bundle]
@@ -279,6 +288,40 @@ def test_wrong_parameter_is_refused_with_the_reason(
     accepted, why = robot.set_parameter(name, value)
     assert not accepted
     assert reason in why
+
+
+def test_known_names_come_from_a_topic(robot: Probe) -> None:
+    def garage_becomes(status: int) -> None:
+        wait_for(lambda: robot.ask("go to the garage").status == status, 10.0, "the names")
+
+    places = [KnownName(name="kitchen", others=["cooking area"]), KnownName(name="hall")]
+    robot.known_names.publish(KnownNames(places=places))
+    garage_becomes(Decision.STATUS_CLARIFY)
+    (call,) = robot.ask("go to the kichen").calls
+    assert call.arguments[0].value.string_value == "kitchen"
+    # A message that cannot be used changes nothing.
+    robot.known_names.publish(KnownNames(places=[KnownName(name=""), KnownName(name="garage")]))
+    assert robot.ask("go to the garage").status == Decision.STATUS_CLARIFY
+    robot.known_names.publish(KnownNames())
+    garage_becomes(Decision.STATUS_ACCEPTED)
+
+
+def test_a_command_may_refer_to_the_one_before(robot: Probe) -> None:
+    assert robot.ask("drive forward").status == Decision.STATUS_CLARIFY
+    answer = robot.ask("two meters")
+    assert [call.skill for call in answer.calls] == ["move"]
+    assert robot.set_parameter("conversation_s", 0.0) == (True, "")
+    assert robot.ask("drive forward").status == Decision.STATUS_CLARIFY
+    assert robot.ask("two meters").status != Decision.STATUS_ACCEPTED
+    assert robot.set_parameter("conversation_s", 30.0) == (True, "")
+
+
+def test_little_confidence_is_a_question(robot: Probe) -> None:
+    assert robot.set_parameter("min_confidence", 1.0) == (True, "")
+    decision = robot.ask("bring me the red cup from the table")
+    assert decision.status == Decision.STATUS_CLARIFY
+    assert "I am not sure: do you mean bring(" in decision.message
+    assert robot.set_parameter("min_confidence", 0.3) == (True, "")
 
 
 def test_parameters_are_described(robot: Probe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
+import re
 import shutil
 import signal
 import subprocess
@@ -167,6 +168,30 @@ def test_wrong_files_keep_it_unconfigured_until_corrected(
     assert probe.change_state(ACTIVATE)
     probe.wait_active()
     assert probe.ask("stop").status == Decision.STATUS_STOP
+
+
+def test_a_bundle_below_the_accuracy_is_not_served(
+    harness: Harness, bundle_path: Path, tmp_path: Path
+) -> None:
+    bundle = linked_copy(bundle_path, tmp_path)
+    text = (bundle / "bundle.yaml").read_text()
+    process = harness.start("/gate")
+    probe = harness.probe("/gate")
+    cases = (
+        (
+            re.sub(r"\baccuracy: .*", "accuracy: 0.5", text),
+            "got 50.0% of its own evaluation right",
+        ),
+        (re.sub(r" *\baccuracy: [0-9.]+\n", "", text), "was never evaluated"),
+    )
+    for name, value in (("bundle", str(bundle)), ("min_accuracy", 0.8)):
+        assert probe.set_parameter(name, value) == (True, "")
+    for description, reason in cases:
+        replace(bundle / "bundle.yaml", description.encode())
+        assert not probe.change_state(CONFIGURE)
+        assert reason in process.log
+    assert probe.set_parameter("min_accuracy", 0.0) == (True, "")
+    assert probe.change_state(CONFIGURE), process.log
 
 
 def test_failed_autostart_says_what_to_do(harness: Harness, bundle_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_ros_imports_are_declared(repository):
         if line.startswith(("import ", "from "))
     }
     # Python packages without a rosdep key are listed in setup.py.
-    python_only = {"llguidance", "numpy", "onnxruntime", "pint", "rich", "tokenizers", "yaml"}
+    python_only = {"llguidance", "numpy", "onnxruntime", "pint", "rapidfuzz", "rich", "tokenizers", "yaml"}
     known = declared | python_only | set(sys.stdlib_module_names) | {"quant_llm_ros", "__future__"}
     assert imported <= known
 
@@ -89,7 +89,7 @@ def test_the_robot_does_not_install_the_offline_tools():
     """Torch and the like, and the choice of an ONNX Runtime, are extras."""
     requirements = importlib.metadata.requires("quant_llm_ros")
     needed = {requirement for requirement in requirements if "extra ==" not in requirement}
-    assert needed == {"llguidance", "numpy", "pint", "pyyaml", "rich", "tokenizers"}
+    assert needed == {"llguidance", "numpy", "pint", "pyyaml", "rapidfuzz", "rich", "tokenizers"}
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ class SkillRegistry:
             is accepted.
         stop_phrases: Phrases that stop the robot without asking the model.
         fillers: Words around a stop phrase that change nothing.
+        stop_reasons: Words with which a reason begins that may follow a stop phrase.
         not_commands: Sentences that are no command.
         sha256: Hash of the file.
         source: Where the registry came from, for messages.
@@ -150,6 +151,7 @@ class SkillRegistry:
     objects: KnownNames
     stop_phrases: tuple[str, ...]
     fillers: tuple[str, ...]
+    stop_reasons: tuple[str, ...]
     not_commands: tuple[str, ...]
     sha256: str
     source: str
@@ -254,6 +256,7 @@ def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
             "description",
             "stop_phrases",
             "fillers",
+            "stop_reasons",
             "places",
             "objects",
             "not_commands",
@@ -288,6 +291,7 @@ def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
         objects=_known_names(top.get("objects") or {}, "objects"),
         stop_phrases=stop_phrases,
         fillers=_texts(top.get("fillers", []), "fillers"),
+        stop_reasons=_texts(top.get("stop_reasons", []), "stop_reasons"),
         not_commands=_texts(top.get("not_commands", []), "not_commands"),
         sha256=sha256,
         source=source,

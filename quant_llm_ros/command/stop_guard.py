@@ -14,12 +14,13 @@ class StopGuard:
     """Tells whether a text says nothing but «stop»."""
 
     def __init__(self, registry: SkillRegistry) -> None:
-        """Take the registry's stop phrases and fillers."""
+        """Take the registry's stop phrases, fillers and beginnings of reasons."""
         self._phrases = [(words, True) for words in map(spoken_words, registry.stop_phrases)]
         self._phrases += [(words, False) for words in map(spoken_words, registry.fillers) if words]
+        self._reasons = [words for words in map(spoken_words, registry.stop_reasons) if words]
 
     def __call__(self, text: str) -> bool:
-        """Tell whether the whole text is stop phrases, with fillers around them."""
+        """Tell whether the whole text is stop phrases, with fillers around them and a reason."""
         if len(text) > _MAX_CHARS:
             return False
         words = spoken_words(text)
@@ -35,4 +36,10 @@ class StopGuard:
                 for phrase, is_stop in self._phrases:
                     if words[start : start + len(phrase)] == phrase:
                         reached.add((start + len(phrase), stopped or is_stop))
+            if (start, True) in reached and self._is_reason(words[start:]):
+                return True
         return (len(words), True) in reached
+
+    def _is_reason(self, words: list[str]) -> bool:
+        """Tell whether words say why to stop: whatever the reason is, it is no other command."""
+        return any(words[: len(reason)] == reason for reason in self._reasons)

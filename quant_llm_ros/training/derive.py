@@ -56,6 +56,7 @@ def derive(rng: random.Random, kind: RobotKind, others: Sequence[RobotKind]) -> 
         objects=KnownNames({}),
         stop_phrases=kind.registry.stop_phrases,
         fillers=kind.registry.fillers,
+        stop_reasons=kind.registry.stop_reasons,
         not_commands=(),
         sha256="",
         source=kind.registry.source,
