@@ -43,6 +43,12 @@ def add_parser(subcommands: Any) -> None:
         metavar="F.jsonl",
         help="sentences kept for measuring: the run is refused if one of them would be learnt",
     )
+    parser.add_argument(
+        "--start",
+        metavar="ADAPTER",
+        help="folder of an adapter to begin with, for example config/adapters/default for a short "
+        "run on your own sentences (default: begin anew)",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=positive_int, default=2, help="(default: %(default)s)")
     parser.set_defaults(run=run)
@@ -75,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         own_registry=arguments.skills is not None,
         human=human,
         measured=[Path(path) for path in arguments.measured],
+        start=Path(arguments.start) if arguments.start else None,
         device=arguments.device,
         threads=arguments.threads,
     )

@@ -79,6 +79,7 @@ class Finetuner:
         own_registry: bool = False,
         human: Sequence[TrainingExample] = (),
         measured: Sequence[Path] = (),
+        start: Path | None = None,
         device: str = "cpu",
         threads: int = 2,
     ) -> None:
@@ -92,6 +93,7 @@ class Finetuner:
             human: Human sentences with their answers.
             measured: Files of sentences that must not be learnt: a generated one is left out, a
                 human one is an error.
+            start: Folder of an adapter of the same rank to begin with; None begins anew.
             device: ``cpu`` or ``cuda``.
             threads: CPU threads of torch.
 
@@ -132,6 +134,8 @@ class Finetuner:
         )
         use_packed_attention(base)
         self._model: Any = peft.get_peft_model(base, config).to(device)
+        if start is not None:
+            self._begin_with(start)
         self._rounding = Rounding(self._model, recipe)
         self._is_rounding = False
         self._parameters = [p for p in self._model.parameters() if p.requires_grad]
@@ -195,6 +199,25 @@ class Finetuner:
                 "exp_avg_sq": tensors[f"{index}.exp_avg_sq"].to(self._device),
             }
         return True
+
+    def _begin_with(self, folder: Path) -> None:
+        """Take over the values of another adapter."""
+        path = folder / "adapter_model.safetensors"
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{path} is no adapter: {error}") from error
+        for name, layer in lora_layers(self._model).items():
+            module = name.removesuffix(".weight")
+            for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
+                key = f"{PREFIX}{module}.{part}.weight"
+                weight = matrix["default"].weight
+                if key not in tensors or tensors[key].shape != weight.shape:
+                    raise CheckpointError(
+                        f"{path}: {key} is missing or of another rank; begin with an adapter of "
+                        f"rank {self.settings.rank} for the same checkpoint"
+                    )
+                weight.data.copy_(tensors[key])
 
     def _save_adapter(self, folder: Path) -> None:
         """Write the adapter in peft's form, in bfloat16."""
