@@ -46,6 +46,7 @@ setup(
         "tokenizers",
     ],
     extras_require={
+        "bench": ["matplotlib"],
         "onnxruntime": ["onnxruntime"],
         "quantize": [
             "accelerate",

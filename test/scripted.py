@@ -62,7 +62,9 @@ class ScriptedEngine:
         """Number of tokens in the cache."""
         return len(self._cache)
 
-    def append(self, tokens: Sequence[int], *, last: int = 1) -> NDArray[np.float32]:
+    def append(
+        self, tokens: Sequence[int], *, last: int = 1, at: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         """Take in tokens; the logits favour the next token of the answer."""
         assert tokens and last == 1
         time.sleep(self.delay_s)
@@ -70,15 +72,20 @@ class ScriptedEngine:
             raise EngineError("the test told the engine to fail")
         if len(self._cache) + len(tokens) > self.context_length:
             raise ContextOverflowError("context full")
+        before = len(self._cache)
         self._cache += tokens
         self.passes.append(len(tokens))
-        logits = np.zeros((1, self.vocab_size), np.float32)
-        opened = len(self._cache) - self._cache[::-1].index(self._tokenizer.turn_start)
+        asked = [len(tokens) - 1] if at is None else at
+        return np.stack([self._logits(self._cache[: before + index + 1]) for index in asked])
+
+    def _logits(self, context: list[int]) -> NDArray[np.float32]:
+        logits = np.zeros(self.vocab_size, np.float32)
+        opened = len(context) - context[::-1].index(self._tokenizer.turn_start)
         # The turn begins with its role and a line break.
-        said = self._tokenizer.decode(self._cache[opened:]).partition("\n")[2]
+        said = self._tokenizer.decode(context[opened:]).partition("\n")[2]
         if self.answer.startswith(said) and said != self.answer:
-            logits[0, self._tokenizer.encode(self.answer[len(said) :])[0]] = 10.0
-        logits[0, self._tokenizer.turn_end] = 5.0
+            logits[self._tokenizer.encode(self.answer[len(said) :])[0]] = 10.0
+        logits[self._tokenizer.turn_end] = 5.0
         return logits
 
     def rollback(self, length: int) -> None:

@@ -64,6 +64,9 @@ def test_logits_of_the_asked_positions(engine: OnnxRuntimeEngine) -> None:
     for last in (1, 2, 17):
         engine.rollback(0)
         assert_near(engine.append(TOKENS, last=last), every[-last:])
+    for at in ([0], [39], [3, 4, 20], list(range(40))):
+        engine.rollback(0)
+        assert_near(engine.append(TOKENS, at=at), every[at])
 
 
 @settings(max_examples=40, deadline=None)
@@ -135,6 +138,13 @@ def test_wrong_tokens(engine: OnnxRuntimeEngine, tokens: list[int], last: int) -
     assert engine.length == 3
 
 
+@pytest.mark.parametrize("at", [[], [-1], [2], [1, 0], [0, 0], [0, 2]])
+def test_wrong_positions(engine: OnnxRuntimeEngine, at: list[int]) -> None:
+    with pytest.raises(ValueError, match="ascending indices from 0 to 1"):
+        engine.append([5, 6], at=at)
+    assert engine.length == 0
+
+
 @pytest.mark.parametrize("length", [-1, 4, 1000])
 def test_wrong_rollback(engine: OnnxRuntimeEngine, length: int) -> None:
     engine.append(TOKENS[:3])
@@ -162,15 +172,12 @@ def test_a_failed_pass_changes_nothing(
     engine: OnnxRuntimeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class FailingSession:
-        def __init__(self, session: Any) -> None:
-            self.io_binding = session.io_binding
-
-        def run_with_iobinding(self, binding: Any) -> None:
+        def run_with_ortvaluevector(self, *arguments: Any) -> None:
             raise RuntimeError("out of memory")
 
     engine.append(TOKENS)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_session", FailingSession(engine._session))
+        patch.setattr(engine, "_session", FailingSession())
         with pytest.raises(EngineError, match="failed on 2 tokens: out of memory"):
             engine.append(TOKENS[:2])
     assert engine.length == len(TOKENS)
@@ -301,3 +308,9 @@ def test_default_bundle_self_test_and_cache(bundle_path: Path) -> None:
     assert_near(np.concatenate(pieces), whole)
     engine.rollback(64)
     assert_near(engine.append(tokens[64:], last=16), whole[64:])
+    # A cache that was copied is read as often as one that the runtime made.
+    engine.rollback(70)
+    for _ in range(3):
+        engine.rollback(70)
+        engine.mark()
+        assert_near(engine.append(tokens[70:], last=10), whole[70:])

@@ -19,7 +19,7 @@ from quant_llm_ros import resources
 from quant_llm_ros.resources import share_path
 
 MANIFESTS = ("package.xml", "quant_llm_msgs/package.xml")
-PROGRAMS = ("demo", "quant_llm", "understanding_node")
+PROGRAMS = ("demo", "quant_llm", "executor_node", "sim_node", "understanding_node")
 
 
 def manifest(repository: Path, name: str) -> Package:
@@ -74,7 +74,16 @@ def test_ros_imports_are_declared(repository):
         if line.startswith(("import ", "from "))
     }
     # Python packages without a rosdep key are listed in setup.py.
-    python_only = {"llguidance", "numpy", "onnxruntime", "pint", "rapidfuzz", "rich", "tokenizers", "yaml"}
+    python_only = {
+        "llguidance",
+        "numpy",
+        "onnxruntime",
+        "pint",
+        "rapidfuzz",
+        "rich",
+        "tokenizers",
+        "yaml",
+    }
     known = declared | python_only | set(sys.stdlib_module_names) | {"quant_llm_ros", "__future__"}
     assert imported <= known
 

@@ -80,7 +80,7 @@ def test_the_default_recipe_is_good(repository: Path) -> None:
         (changed("context_length", "long"), "context_length is 'long', expected int"),
         (changed("context_length", True), "expected int"),
         (changed("context_length", 0), "context_length is 0, expected 16"),
-        (changed("target", "tensorrtt"), "unknown target 'tensorrtt'; known: ort"),
+        (changed("target", "tensorrtt"), "unknown target 'tensorrtt'; did you mean 'tensorrt'"),
         (
             changed("contxt_length", 1),
             "'contxt_length'; did you mean 'context_length'",

@@ -59,7 +59,9 @@ def listener():
 @pytest.fixture
 def service(engine, tokenizer, listener):
     """Give a running service."""
-    service = CommandService(Understander(engine, tokenizer, SKILLS), listener, capacity=4)
+    service = CommandService(
+        Understander(engine, tokenizer, SKILLS, drafts=False), listener, capacity=4
+    )
     yield service
     assert service.close()
 
@@ -101,7 +103,7 @@ def test_nothing_is_accepted_after_a_stop(engine, tokenizer):
         time.sleep(0.05)
         order.append((command.id, decision.status))
 
-    service = CommandService(Understander(engine, tokenizer, SKILLS), slow)
+    service = CommandService(Understander(engine, tokenizer, SKILLS, drafts=False), slow)
     append, last_pass, go_on = engine.append, threading.Event(), threading.Event()
 
     def held_append(tokens, **options):
@@ -176,7 +178,7 @@ def test_deadlines_count_from_arrival(service, listener, engine):
 def test_close_answers_everything(engine, tokenizer, listener):
     """Shutting down cancels what runs and what waits, and refuses what comes later."""
     engine.delay_s = 0.1
-    service = CommandService(Understander(engine, tokenizer, SKILLS), listener)
+    service = CommandService(Understander(engine, tokenizer, SKILLS, drafts=False), listener)
     for _ in range(3):
         service.submit("go home")
     wait_until(lambda: service.busy)
@@ -192,7 +194,7 @@ def test_broken_listeners_and_engines_do_not_end_the_worker(engine, tokenizer, l
     def broken(*_):
         raise RuntimeError("listener")
 
-    service = CommandService(Understander(engine, tokenizer, SKILLS), listener)
+    service = CommandService(Understander(engine, tokenizer, SKILLS, drafts=False), listener)
     service.submit("go home", on_decision=broken)
     listener.wait(1)
     engine.append, append = broken, engine.append

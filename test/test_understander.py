@@ -28,7 +28,7 @@ def engine(tokenizer):
 @pytest.fixture
 def understander(engine, tokenizer):
     """Give an understander of the default skills."""
-    return Understander(engine, tokenizer, SKILLS)
+    return Understander(engine, tokenizer, SKILLS, drafts=False)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,21 @@ def test_forced_tokens_cost_no_pass(understander, engine):
     assert decision.status is Status.ACCEPTED
     assert decision.forward_passes == len(engine.passes) - before
     assert decision.forward_passes < decision.generated_tokens
+
+
+@pytest.mark.parametrize("answer", ["dock()", "bring(object=cup, destination=me)", "unknown"])
+def test_drafts_change_the_passes_and_nothing_else(tokenizer, answer):
+    """Whether a guess is right or wrong, the decision is the model's."""
+    plain, drafting = (
+        Understander(ScriptedEngine(tokenizer, answer), tokenizer, SKILLS, drafts=drafts)
+        for drafts in (False, True)
+    )
+    for text in ("go home", "bring me the cup", "turn left", "bring me the cup"):
+        one, other = plain.understand(text), drafting.understand(text)
+        assert (one.status, one.calls, one.answer) == (other.status, other.calls, other.answer)
+        assert one.confidence == pytest.approx(other.confidence)
+        assert other.forward_passes <= max(one.forward_passes, 1) + 1
+    assert other.forward_passes == 1  # it has learned what this model says to it
 
 
 def test_the_prefix_goes_through_the_model_once(understander, engine):

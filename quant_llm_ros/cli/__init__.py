@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import sys
 
 from quant_llm_ros import __version__
-from quant_llm_ros.cli import evaluate, finetune, generate, inspect, quantize, understand
+from quant_llm_ros.cli import (
+    bench,
+    evaluate,
+    finetune,
+    generate,
+    inspect,
+    lint_graph,
+    quantize,
+    understand,
+)
 from quant_llm_ros.errors import QuantLlmError
 
 
@@ -19,7 +28,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (quantize, inspect, understand, evaluate, generate, finetune):
+    for module in (
+        quantize,
+        inspect,
+        understand,
+        evaluate,
+        bench,
+        generate,
+        finetune,
+        lint_graph,
+    ):
         module.add_parser(subcommands)
     return parser
 

@@ -13,6 +13,7 @@ from quant_llm_ros.command.calibration import calibrated
 from quant_llm_ros.command.calls import Grammar
 from quant_llm_ros.command.conversation import Exchange
 from quant_llm_ros.command.decision import Decision, SkillCall, Stage, Status
+from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
@@ -93,6 +94,7 @@ class Understander:
         min_confidence: float = 0.0,
         temperature: float = 1.0,
         examples_in_prompt: bool = True,
+        drafts: bool = True,
     ) -> None:
         """Check the registry and run its prompt through the model once.
 
@@ -105,6 +107,8 @@ class Understander:
             temperature: What makes the model's probability of its answer the probability that it
                 is right; see ``command.calibration``.
             examples_in_prompt: Whether the model needs examples to be shown what to do.
+            drafts: Whether answers are guessed, for the model to confirm in fewer passes. The
+                decisions are the same.
 
         Raises:
             SkillsError: The registry's examples or defaults break its own rules.
@@ -125,6 +129,7 @@ class Understander:
         # A registry whose grammar does not compile should fail here and not at the first command.
         compile_grammar(tokenizer, self._grammar.for_sentence(["word"]))
         self._prompt = Prompt(skills, tokenizer, examples=examples_in_prompt)
+        self._drafter = Drafter(skills) if drafts else None
         self._fill_prefix()
 
     @classmethod
@@ -275,6 +280,9 @@ class Understander:
             outcome = Outcome(Status.ERROR, message=str(error))
         decided_by_model = answer is not None and outcome.status is not Status.ERROR
         latency_ms, total_ms = clock.finish()
+        if answer is not None and self._drafter and answer.accepted < answer.choices:
+            # Behind the decision's time: it serves the commands to come.
+            self._drafter.learn(self._cleaned(text), answer.text, before)
         return Decision(
             text=text,
             status=outcome.status,
@@ -334,6 +342,7 @@ class Understander:
             max_tokens=MAX_ANSWER_TOKENS,
             before_pass=before_pass,
             on_prefilled=lambda: clock.enter(Stage.DECODE),
+            draft=self._drafter.for_sentence(sentence, before) if self._drafter else None,
         )
 
     def _cleaned(self, text: str) -> str:

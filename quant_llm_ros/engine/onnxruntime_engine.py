@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector
 
 from quant_llm_ros.engine.bundle import Bundle, MODEL
 from quant_llm_ros.engine.protocol import EngineInfo
@@ -22,9 +23,18 @@ _PROVIDER = "CPUExecutionProvider"
 class OnnxRuntimeEngine:
     """Runs the ``ort`` graph of a bundle; implements :class:`protocol.Engine`.
 
-    The cache is a list of OrtValues, keys and values of each layer, ``[1, kv, length, dim]``. A
+    The cache is a list of OrtValues, keys and values of each layer, ``[1, kv, held, dim]``. A
     pass reads them and makes new, longer ones, so the cache of an earlier length stays valid:
-    that is how the marked one is kept, and why a failed pass changes nothing.
+    that is how the marked one is kept, and why a failed pass changes nothing. After a rollback it
+    holds more than it should, until the next pass copies what is left.
+
+    The logits of a token do not depend on how the tokens are divided into passes. ONNX Runtime
+    has kernels of its own for a single row. They add in another order, and where activations are
+    rounded to INT8 that grows to a few percent of the logits' range over the layers. So a single
+    token is run as two, and the second is forgotten.
+
+    Values go in and out as vectors in a fixed order. An IO binding names each of the many anew in
+    every pass, which costs a few percent of a decode step of a small model.
     """
 
     def __init__(
@@ -38,14 +48,19 @@ class OnnxRuntimeEngine:
         self.vocab_size = bundle.model.vocab_size
         self.context_length = bundle.model.context_length
         self._session: onnxruntime.InferenceSession | None = session
-        self._past_names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
-        self._output_names = [output.name for output in session.get_outputs()]
+        past_names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
+        self._feed_names = ["input_ids", "logit_positions", *past_names]
+        self._fetch_names = [output.name for output in session.get_outputs()]
+        self._devices = [OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)] * len(
+            self._fetch_names
+        )
+        self._run_options = onnxruntime.RunOptions()
         empty = np.zeros(
             (1, bundle.model.key_value_heads, 0, bundle.model.head_dim), dtype=np.float32
         )
-        self._empty = [onnxruntime.OrtValue.ortvalue_from_numpy(empty) for _ in self._past_names]
+        self._empty = [onnxruntime.OrtValue.ortvalue_from_numpy(empty)] * len(past_names)
         self._cache = self._empty
-        self._length = 0
+        self._held = self._length = 0
         self._marked = (self._length, self._cache)
 
     @classmethod
@@ -97,26 +112,28 @@ class OnnxRuntimeEngine:
         """Number of tokens in the cache."""
         return self._length
 
-    def append(self, tokens: Sequence[int], *, last: int = 1) -> NDArray[np.float32]:
+    def append(
+        self, tokens: Sequence[int], *, last: int = 1, at: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         """Run the model over new tokens and keep them in the cache.
 
         Args:
             tokens: Token ids, at least one.
             last: For how many of the last new tokens the logits are wanted.
+            at: Indices of the new tokens whose logits are wanted, ascending, in place of ``last``.
 
         Returns:
-            Logits of the last ``last`` tokens, ``[last, vocab_size]``.
+            Logits of the wanted tokens, ``[last or len(at), vocab_size]``.
 
         Raises:
-            ValueError: No token, a token outside of the vocabulary, or a wrong ``last``.
+            ValueError: No token, a token outside of the vocabulary, or wrong positions.
             ContextOverflowError: The cache would exceed the context; it is unchanged.
             EngineError: The runtime failed or is closed; the cache is unchanged.
         """
         session = self._open_session()
         ids = np.asarray(tokens, dtype=np.int64).reshape(1, -1)
         count = ids.shape[1]
-        if not 1 <= last <= count:
-            raise ValueError(f"last is {last}, expected 1 to the number of tokens, {count}")
+        positions = _positions(count, last, at)
         if int(ids.min()) < 0 or int(ids.max()) >= self.vocab_size:
             raise ValueError(f"a token id is outside of the vocabulary of {self.vocab_size}")
         if self._length + count > self.context_length:
@@ -125,20 +142,28 @@ class OnnxRuntimeEngine:
                 f"shorten the command or the skills' examples, or rebuild the bundle with a "
                 f"larger context_length"
             )
-        positions = np.arange(count - last, count, dtype=np.int64)
-        # A binding instead of a dictionary of arrays: the cache stays where the runtime put it.
-        binding = session.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("logit_positions", positions)
-        for name, value in zip(self._past_names, self._cache, strict=True):
-            binding.bind_ortvalue_input(name, value)
-        for name in self._output_names:
-            binding.bind_output(name)
+        self._trim()
+        if count == 1 and self._length + 1 < self.context_length:
+            ids = np.repeat(ids, 2, axis=1)
+        feeds, fetches = OrtValueVector(), OrtValueVector()
+        feeds.reserve(len(self._feed_names))
+        # Vectors hold the runtime's own values; the memory of an array is its OrtValue's to keep.
+        new = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in (ids, positions)]
+        for value in (*new, *self._cache):
+            feeds.push_back(value._ortvalue)
         try:
-            session.run_with_iobinding(binding)
+            session.run_with_ortvaluevector(
+                self._run_options,
+                self._feed_names,
+                feeds,
+                self._fetch_names,
+                fetches,
+                self._devices,
+            )
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             raise EngineError(f"ONNX Runtime failed on {count} tokens: {error}") from error
-        logits, *self._cache = binding.get_outputs()
+        logits, *self._cache = (onnxruntime.OrtValue(value) for value in fetches)
+        self._held += ids.shape[1]
         self._length += count
         result: NDArray[np.float32] = logits.numpy()
         return result
@@ -146,8 +171,8 @@ class OnnxRuntimeEngine:
     def rollback(self, length: int) -> None:
         """Forget every token after the first ``length``.
 
-        To the marked length, to 0 and to the present length it costs nothing; to another length
-        it copies what is kept.
+        To the marked length and to 0 it costs nothing; after another length the next pass copies
+        what is kept.
 
         Raises:
             ValueError: ``length`` is negative or more than the cache holds.
@@ -157,19 +182,10 @@ class OnnxRuntimeEngine:
         if not 0 <= length <= self._length:
             raise ValueError(f"cannot roll back to {length}: the cache holds {self._length}")
         marked_length, marked_cache = self._marked
-        if length == self._length:
-            return
         if length == marked_length:
-            self._cache = marked_cache
+            self._cache, self._held = marked_cache, length
         elif length == 0:
-            self._cache = self._empty
-        else:
-            self._cache = [
-                onnxruntime.OrtValue.ortvalue_from_numpy(
-                    np.ascontiguousarray(value.numpy()[:, :, :length])
-                )
-                for value in self._cache
-            ]
+            self._cache, self._held = self._empty, 0
         self._length = length
         if length < marked_length:
             self._marked = (0, self._empty)
@@ -177,18 +193,53 @@ class OnnxRuntimeEngine:
     def mark(self) -> None:
         """Keep the present cache, so that rolling back to its length costs no copy."""
         self._open_session()
+        self._trim()
         self._marked = (self._length, self._cache)
+
+    def _trim(self) -> None:
+        """Bring the cache to its length."""
+        if self._held == self._length:
+            return
+        self._cache = [
+            onnxruntime.OrtValue.ortvalue_from_numpy(
+                np.ascontiguousarray(value.numpy()[:, :, : self._length])
+            )
+            for value in self._cache
+        ]
+        self._held = self._length
 
     def close(self) -> None:
         """Release the memory; the engine cannot be used afterwards."""
         self._session = None
-        self._empty, self._cache, self._length = [], [], 0
+        self._empty, self._cache = [], []
+        self._held = self._length = 0
         self._marked = (0, [])
 
     def _open_session(self) -> onnxruntime.InferenceSession:
         if self._session is None:
             raise EngineError("the engine is closed; load the bundle again")
         return self._session
+
+
+def _positions(count: int, last: int, at: Sequence[int] | None) -> NDArray[np.int64]:
+    """Give the indices of the new tokens whose logits are wanted.
+
+    Raises:
+        ValueError: They are not among the ``count`` new tokens, or do not ascend.
+    """
+    if at is None:
+        if not 1 <= last <= count:
+            raise ValueError(f"last is {last}, expected 1 to the number of tokens, {count}")
+        return np.arange(count - last, count, dtype=np.int64)
+    positions = np.asarray(at, dtype=np.int64)
+    if (
+        not len(positions)
+        or positions[0] < 0
+        or positions[-1] >= count
+        or (np.diff(positions) <= 0).any()
+    ):
+        raise ValueError(f"at is {list(at)}, expected ascending indices from 0 to {count - 1}")
+    return positions
 
 
 def session_options(threads: int, exact: bool) -> Any:

@@ -39,18 +39,23 @@ class Engine(Protocol):
     def length(self) -> int:
         """Number of tokens in the cache."""
 
-    def append(self, tokens: Sequence[int], *, last: int = 1) -> NDArray[np.float32]:
+    def append(
+        self, tokens: Sequence[int], *, last: int = 1, at: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         """Run the model over new tokens and keep them in the cache.
 
         Args:
             tokens: Token ids, at least one.
             last: For how many of the last new tokens the logits are wanted, 1 to ``len(tokens)``.
+            at: Indices of the new tokens whose logits are wanted, in place of ``last``; ascending,
+                at least one, each from 0 to ``len(tokens) - 1``.
 
         Returns:
-            Logits of the last ``last`` tokens, shape ``[last, vocab_size]``. The array may be
-            overwritten by the next call.
+            Logits of the wanted tokens in their order, shape ``[last or len(at), vocab_size]``.
+            The array may be overwritten by the next call.
 
         Raises:
+            ValueError: No token, a token outside of the vocabulary, or wrong positions.
             ContextOverflowError: The cache would exceed ``context_length``; it is unchanged.
             EngineError: The runtime failed; the cache is unchanged.
         """

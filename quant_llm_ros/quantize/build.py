@@ -27,6 +27,7 @@ from quant_llm_ros.quantize import reference
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.checkpoint import Checkpoint
 from quant_llm_ros.quantize.decoder import Decoder
+from quant_llm_ros.quantize.graph_run import check_graph
 from quant_llm_ros.quantize.graph_targets import export
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.staging import staged_folder
@@ -99,7 +100,7 @@ def build_bundle(
             _write_unquantized(decoder, unquantized / layout.MODEL, recipe, checkpoint)
             _write_reference(unquantized / layout.REFERENCE, prompts, [r[-1] for r in expected])
             parts = _description(recipe, checkpoint, adapter, 0, unquantized)
-            _write_description(unquantized, parts)
+            _write_description(unquantized, {**parts, "target": "ort"})
         weights = _QuantizingSource(decoder, recipe)
         export(
             checkpoint.config,
@@ -107,6 +108,7 @@ def build_bundle(
             folder / layout.MODEL,
             context_length=recipe.context_length,
             progress=lambda part: progress("quantizing and exporting", 0.5 + 0.25 * part),
+            target=recipe.target,
         )
         progress("computing the reference", 0.75)
         logits = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
@@ -117,7 +119,12 @@ def build_bundle(
         parameters = weights.parameters
         description = _description(recipe, checkpoint, adapter, parameters, folder)
         _write_description(folder, description)
-        figures |= _engine_figures(Bundle.load(folder, verify=False), prompts, logits)
+        if recipe.target == "ort":
+            figures |= _engine_figures(Bundle.load(folder, verify=False), prompts, logits)
+        else:
+            # The engine is built on the device; what FP16 costs can be measured here.
+            error = check_graph(folder / layout.MODEL, recipe.target, prompts, logits)
+            figures |= {"export_relative_error": error, "engine_relative_error": error}
         size = sum(path.stat().st_size for path in folder.iterdir())
         figures |= {
             "kl_divergence_nats": change.kl_nats,

@@ -10,13 +10,13 @@ ONNX Runtime fuses to MatMulNBits and TensorRT to a weight-only matrix product.
 
 :class:`DecoderGraph` has one method per part of the decoder (embedding, norm, linear, rotary,
 attention, feed-forward, head); a target whose runtime wants another form of a part overrides that
-method. Here is the target ``ort``: opset 23, FP32.
+method (``graph_tensorrt.py``, ``graph_jp6.py``; ``graph_targets.py`` lists them). Here is the
+target ``ort``: opset 23, FP32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,43 +28,23 @@ from quant_llm_ros.quantize.decoder import DecoderConfig, rotary_table
 from quant_llm_ros.quantize.tensors import QuantizedTensor
 from quant_llm_ros.quantize.weight_file import pack_int4, WeightFile
 
-# Attention, RotaryEmbedding and RMSNormalization came with 23. ONNX Runtime 1.23, the last for
-# Python 3.10, refuses 24, of which this graph needs nothing.
-OPSET = 23
-IR_VERSION = 11
-
 Weight: TypeAlias = "QuantizedTensor | torch.Tensor"
 WeightSource = Callable[[str], Weight]
 """Gives a weight by its Hugging Face name, quantized or float32, when the graph needs it."""
 
 
-def export(
-    config: DecoderConfig,
-    weights: WeightSource,
-    path: Path,
-    *,
-    context_length: int,
-    progress: Callable[[float], None],
-) -> None:
-    """Write a decoder as ``model.onnx`` with its weights in ``model.onnx.data``.
-
-    The same weights give the same bytes.
-
-    Args:
-        config: Shape of the decoder.
-        weights: Asked once for each weight, layer after layer.
-        path: The ``.onnx`` file; the weights go to the same name with ``.data`` behind it.
-        context_length: Rows of the rotary table: most tokens that the graph can take.
-        progress: Called with the fraction done.
-    """
-    with WeightFile(path.with_name(path.name + ".data")) as file:
-        graph = DecoderGraph(config, weights, file, context_length)
-        model = graph.build(progress)
-    ir.save(model, path)
-
-
 class DecoderGraph:
-    """Builds the graph of a decoder for ONNX Runtime."""
+    """Builds the graph of a decoder for ONNX Runtime.
+
+    Attributes:
+        float_type: Type of the cache.
+        ir_version: Version of the file format that the opset came with.
+        weight_file: Kind of file that the weights go to.
+    """
+
+    float_type = ir.DataType.FLOAT
+    ir_version = 11
+    weight_file: type[WeightFile] = WeightFile
 
     def __init__(
         self,
@@ -86,10 +66,11 @@ class DecoderGraph:
         self.file = file
         self.context_length = context_length
         self.tape = ir.tape.Tape()
+        self.more_inputs: list[ir.Value] = []  # behind the first two
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         cosines, sines = rotary_table(config, context_length)
-        self._cosines = self._initializer("rotary_cosines", cosines.numpy())
-        self._sines = self._initializer("rotary_sines", sines.numpy())
+        self.cosines = self.initializer("rotary_cosines", cosines.numpy())
+        self.sines = self.initializer("rotary_sines", sines.numpy())
 
     def build(self, progress: Callable[[float], None]) -> ir.Model:
         """Build the whole model.
@@ -98,11 +79,11 @@ class DecoderGraph:
             progress: Called with the fraction done.
         """
         config = self.config
-        input_ids = _value("input_ids", ir.DataType.INT64, [1, "n"])
-        logit_positions = _value("logit_positions", ir.DataType.INT64, ["k"])
+        input_ids = value_info("input_ids", ir.DataType.INT64, [1, "n"])
+        logit_positions = value_info("logit_positions", ir.DataType.INT64, ["k"])
         pasts = [
             tuple(
-                _value(f"past_{part}_{i}", ir.DataType.FLOAT, self._cache_shape("p"))
+                value_info(f"past_{part}_{i}", self.float_type, self.cache_shape("p"))
                 for part in ("key", "value")
             )
             for i in range(config.layers)
@@ -120,7 +101,7 @@ class DecoderGraph:
             )
             for value, part in zip(present, ("key", "value"), strict=True):
                 value.name = f"present_{part}_{i}"
-                _describe(value, ir.DataType.FLOAT, self._cache_shape("p + n"))
+                describe(value, self.float_type, self.cache_shape("p + n"))
             presents += present
             x = self.op("Add", x, attended)
             normed = self.norm(x, prefix + "post_attention_layernorm")
@@ -129,19 +110,33 @@ class DecoderGraph:
         wanted = self.op("Squeeze", self.norm(wanted, "model.norm"), self.ints([0]))
         logits = head(wanted)
         logits.name = "logits"
-        _describe(logits, ir.DataType.FLOAT, ["k", config.vocab_size])
+        describe(logits, ir.DataType.FLOAT, ["k", config.vocab_size])
         progress(1.0)
         for i, node in enumerate(self.tape.nodes):
             node.name = f"{node.op_type}_{i}"
         graph = ir.Graph(
-            [input_ids, logit_positions, *(value for pair in pasts for value in pair)],
+            [
+                input_ids,
+                logit_positions,
+                *self.more_inputs,
+                *(value for pair in pasts for value in pair),
+            ],
             [logits, *presents],
             nodes=self.tape.nodes,
             initializers=self.tape.initializers,
-            opset_imports={"": OPSET},
+            opset_imports={"": self.opset},
             name="decoder",
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="quant_llm_ros")
+        return ir.Model(graph, ir_version=self.ir_version, producer_name="quant_llm_ros")
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators.
+
+        Attention, RotaryEmbedding and RMSNormalization came with 23. ONNX Runtime 1.23, the last
+        for Python 3.10, refuses 24, of which this graph needs nothing.
+        """
+        return 23
 
     # Parts of the decoder, which other targets may override.
 
@@ -157,11 +152,11 @@ class DecoderGraph:
         embedding = self.weights("model.embed_tokens.weight")
         tied = self.config.tied_embedding
         head_weight = embedding if tied else self.weights("lm_head.weight")
-        head = self._matrix(head_weight, "lm_head.weight")
+        head = self.matrix(head_weight, "lm_head.weight")
         table = self._table(embedding, head if tied else None)
         return (
             lambda tokens: self._look_up(tokens, embedding, table),
-            lambda x: self.op("MatMul", x, self._dequantized(head_weight, head)),
+            lambda x: self.op("MatMul", x, self.dequantized(head_weight, head)),
         )
 
     def positions(self, input_ids: ir.Value, past_key: ir.Value) -> ir.Value:
@@ -176,20 +171,18 @@ class DecoderGraph:
 
     def norm(self, x: ir.Value, name: str) -> ir.Value:
         """RMS norm over the last dimension."""
-        weight = self._float(f"{name}.weight")
+        weight = self.float_vector(f"{name}.weight")
         return self.op("RMSNormalization", x, weight, epsilon=self.config.norm_epsilon)
 
     def linear(self, x: ir.Value, name: str) -> ir.Value:
         """Linear layer without bias, ``[…, in]`` to ``[…, out]``."""
         weight = self.weights(f"{name}.weight")
-        matrix = self._matrix(weight, f"{name}.weight")
-        return self.op("MatMul", x, self._dequantized(weight, matrix))
+        matrix = self.matrix(weight, f"{name}.weight")
+        return self.op("MatMul", x, self.dequantized(weight, matrix))
 
     def rotary(self, x: ir.Value, positions: ir.Value, heads: int) -> ir.Value:
         """Rotary embedding of ``[1, n, heads * dim]``."""
-        return self.op(
-            "RotaryEmbedding", x, self._cosines, self._sines, positions, num_heads=heads
-        )
+        return self.op("RotaryEmbedding", x, self.cosines, self.sines, positions, num_heads=heads)
 
     def attention(
         self,
@@ -211,17 +204,8 @@ class DecoderGraph:
         Returns:
             ``[1, n, hidden]``, and the present key and value.
         """
-        config = self.config
-        heads, kv_heads = config.attention_heads, config.key_value_heads
-        q, k, v = (self.linear(x, f"{prefix}{part}_proj") for part in "qkv")
-        if config.attention_bias:
-            q, k, v = (
-                self.op("Add", value, self._float(f"{prefix}{part}_proj.bias"))
-                for value, part in ((q, "q"), (k, "k"), (v, "v"))
-            )
-        if config.head_norm:
-            q = self._head_norm(q, heads, f"{prefix}q_norm")
-            k = self._head_norm(k, kv_heads, f"{prefix}k_norm")
+        heads, kv_heads = self.config.attention_heads, self.config.key_value_heads
+        q, k, v = self.projections(x, prefix)
         attended, present_key, present_value = self.tape.op_multi_out(
             "Attention",
             [
@@ -236,6 +220,20 @@ class DecoderGraph:
             num_outputs=3,
         )
         return self.linear(attended, f"{prefix}o_proj"), (present_key, present_value)
+
+    def projections(self, x: ir.Value, prefix: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Queries ``[1, n, heads * dim]``, keys and values ``[1, n, kv * dim]``, not turned."""
+        config = self.config
+        q, k, v = (self.linear(x, f"{prefix}{part}_proj") for part in "qkv")
+        if config.attention_bias:
+            q, k, v = (
+                self.op("Add", value, self.float_vector(f"{prefix}{part}_proj.bias"))
+                for value, part in ((q, "q"), (k, "k"), (v, "v"))
+            )
+        if config.head_norm:
+            q = self._head_norm(q, config.attention_heads, f"{prefix}q_norm")
+            k = self._head_norm(k, config.key_value_heads, f"{prefix}k_norm")
+        return q, k, v
 
     def feed_forward(self, x: ir.Value, prefix: str) -> ir.Value:
         """Feed-forward network with a SiLU gate."""
@@ -252,38 +250,40 @@ class DecoderGraph:
 
     def ints(self, values: int | list[int]) -> ir.Value:
         """Add a small int64 constant."""
-        return self._constant(np.array(values, dtype=np.int64))
+        return self.constant(np.array(values, dtype=np.int64))
 
-    def _constant(self, array: NDArray[Any]) -> ir.Value:
+    def constant(self, array: NDArray[Any]) -> ir.Value:
+        """Add a small constant; equal ones are one."""
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
             self._constants[key] = self.tape.initializer(ir.tensor(array, name=name))
         return self._constants[key]
 
-    def _float(self, name: str) -> ir.Value:
+    def float_vector(self, name: str) -> ir.Value:
         """Add a vector (norm or bias), which is never quantized."""
         weight = self.weights(name)
         assert isinstance(weight, torch.Tensor)
-        return self._initializer(name, weight.numpy())
+        return self.initializer(name, weight.numpy())
 
     def _head_norm(self, x: ir.Value, heads: int, name: str) -> ir.Value:
         """RMS norm of each head of ``[1, n, heads * dim]``."""
         split = self.op("Reshape", x, self.ints([0, 0, heads, self.config.head_dim]))
         return self.op("Reshape", self.norm(split, name), self.ints([0, 0, -1]))
 
-    def _matrix(self, weight: Weight, name: str) -> list[ir.Value]:
+    def matrix(self, weight: Weight, name: str) -> list[ir.Value]:
         """Write a weight as ``[in, out]``: codes and scales, or the float32 values."""
         if isinstance(weight, torch.Tensor):
-            return [self._initializer(name, weight.T.contiguous().numpy())]
+            return [self.initializer(name, weight.T.contiguous().numpy())]
         codes = weight.codes.T.contiguous().numpy()
         add = self.file.add_int4 if weight.bits == 4 else self.file.add
         return [
             self.tape.initializer(add(name, codes)),
-            self._initializer(f"{name}.scales", weight.scales.T.contiguous().numpy()),
+            self.initializer(f"{name}.scales", weight.scales.T.contiguous().numpy()),
         ]
 
-    def _dequantized(self, weight: Weight, matrix: list[ir.Value]) -> ir.Value:
+    def dequantized(self, weight: Weight, matrix: list[ir.Value]) -> ir.Value:
+        """Values of a weight that :meth:`matrix` wrote, ``[in, out]``."""
         if isinstance(weight, torch.Tensor):
             return matrix[0]
         return self.op("DequantizeLinear", *matrix, axis=0, block_size=weight.block)
@@ -302,15 +302,15 @@ class DecoderGraph:
             views += [self.file.view(f"{name}.scales", tensor) for tensor in tensors[1:]]
             return [self.tape.initializer(view) for view in views]
         if isinstance(embedding, torch.Tensor):
-            return [self._initializer(name, embedding.T.contiguous().numpy())]
+            return [self.initializer(name, embedding.T.contiguous().numpy())]
         codes = embedding.codes.T.contiguous().numpy()
         if packed:
             even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
             codes = pack_int4(even).reshape(len(even), -1)
         scales = embedding.scales.T.contiguous().numpy()
-        return [self._initializer(name, codes), self._initializer(f"{name}.scales", scales)]
+        return [self.initializer(name, codes), self.initializer(f"{name}.scales", scales)]
 
-    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+    def initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Write an array to the weight file."""
         return self.tape.initializer(self.file.add(name, array))
 
@@ -339,25 +339,26 @@ class DecoderGraph:
         two = self.ints(2)
         pairs = self.op("Gather", table, self.op("Div", tokens, two), axis=1)  # [hidden, n]
         odd = self.op("Cast", self.op("Mod", tokens, two), to=ir.DataType.UINT8)
-        four, eight, low = (
-            self._constant(np.array(value, dtype=np.uint8)) for value in (4, 8, 15)
-        )
+        four, eight, low = (self.constant(np.array(value, dtype=np.uint8)) for value in (4, 8, 15))
         halves = self.op("BitShift", pairs, self.op("Mul", odd, four), direction="RIGHT")
         # Two's complement in 4 bits: flipping the sign bit adds 8.
         raised = self.op("BitwiseXor", self.op("BitwiseAnd", halves, low), eight)
         numbers = self.op("Cast", raised, to=ir.DataType.FLOAT)
-        return self.op("Sub", numbers, self._constant(np.array(8, dtype=np.float32)))
+        return self.op("Sub", numbers, self.constant(np.array(8, dtype=np.float32)))
 
-    def _cache_shape(self, length: str) -> list[int | str]:
+    def cache_shape(self, length: str) -> list[int | str]:
+        """Shape of a layer's keys or values with ``length`` tokens in them."""
         return [1, self.config.key_value_heads, length, self.config.head_dim]
 
 
-def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+def value_info(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+    """Make a graph input."""
     value = ir.Value(name=name)
-    _describe(value, dtype, shape)
+    describe(value, dtype, shape)
     return value
 
 
-def _describe(value: ir.Value, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+def describe(value: ir.Value, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+    """Write down the type and the shape of a graph input or output."""
     value.type = ir.TensorType(dtype)
     value.shape = ir.Shape(shape)

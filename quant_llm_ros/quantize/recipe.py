@@ -18,7 +18,7 @@ from quant_llm_ros.quantize.methods import make_quantizer
 from quant_llm_ros.quantize.names import nearest
 from quant_llm_ros.quantize.tensors import Quantizer
 
-TARGETS = ("ort",)
+TARGETS = ("ort", "tensorrt", "tensorrt-jp6")
 KEEP = "none"  # the method that leaves a weight in FP32
 
 _T = TypeVar("_T")

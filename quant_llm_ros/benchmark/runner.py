@@ -1,0 +1,95 @@
+"""Runs contenders one after the other, each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+import dataclasses
+import multiprocessing
+import time
+
+from quant_llm_ros.benchmark.machine import peak_memory_mb, read_bandwidth
+from quant_llm_ros.benchmark.ours import MODES, Ours
+from quant_llm_ros.benchmark.sample import Result
+from quant_llm_ros.errors import EngineError
+
+_WARM_UP = 3
+_PASS_SIZES = (1, 2, 4, 8, 16, 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all contenders of a run share.
+
+    Attributes:
+        bundle: Folder of the bundle.
+        skills: Skill registry; None means the bundle's own.
+        threads: CPU threads.
+        drafter: File of what the drafter learned before; None: it knows the registry's examples.
+    """
+
+    bundle: str
+    skills: str | None
+    threads: int
+    drafter: str | None = None
+
+
+def run(settings: Settings, modes: Sequence[str], sentences: Sequence[str]) -> Iterator[Result]:
+    """Measure contenders on the same sentences.
+
+    Args:
+        settings: What they share.
+        modes: Names of ``ours.MODES``.
+        sentences: Cleaned sentences.
+
+    Yields:
+        The result of each contender.
+
+    Raises:
+        EngineError: A contender's process died.
+    """
+    for mode in modes:
+        yield _in_own_process(_measure, settings, mode, tuple(sentences))
+
+
+def _in_own_process(
+    work: Callable[[Settings, str, tuple[str, ...]], Result],
+    settings: Settings,
+    mode: str,
+    sentences: tuple[str, ...],
+) -> Result:
+    # A fresh process, so that its memory and the time it takes to load are its own.
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+        try:
+            return pool.submit(work, settings, mode, sentences).result()
+        except BrokenProcessPool as error:
+            raise EngineError(
+                f"{mode}: its process died; out of memory? Use fewer threads or a smaller bundle"
+            ) from error
+
+
+def _measure(settings: Settings, mode: str, sentences: tuple[str, ...]) -> Result:
+    started = time.perf_counter()
+    ours = Ours(
+        settings.bundle,
+        settings.skills,
+        MODES[mode],
+        threads=settings.threads,
+        drafter_file=settings.drafter,
+    )
+    load_ms = (time.perf_counter() - started) * 1e3
+    try:
+        for sentence in sentences[:_WARM_UP]:
+            ours(sentence)
+        samples = tuple(ours(sentence) for sentence in sentences)
+        # Before the bandwidth is measured, which takes memory of its own.
+        peak_mb = peak_memory_mb()
+        extra = {f"pass_ms_{size}": round(ours.pass_ms(size), 3) for size in _PASS_SIZES}
+        bandwidth = read_bandwidth(settings.threads)
+        extra["bandwidth_gb_s"] = round(bandwidth / 1e9, 2)
+        extra["floor_ms"] = round(ours.weight_bytes / bandwidth * 1e3, 3)
+    finally:
+        ours.close()
+    return Result(mode, load_ms, peak_mb, samples, extra)

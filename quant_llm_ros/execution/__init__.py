@@ -1,0 +1,1 @@
+"""From a decision to motion, one call after another: no ROS here, time from outside."""

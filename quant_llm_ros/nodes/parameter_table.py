@@ -1,0 +1,144 @@
+"""The parameters of a node as a table of specifications, kept valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import difflib
+from typing import Any, Generic, TypeVar
+
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from quant_llm_ros.errors import QuantLlmError
+from quant_llm_ros.nodes.parameters import Spec
+
+SettingsT = TypeVar("SettingsT")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceSpec(Spec):
+    """A string parameter with few possible values.
+
+    Attributes:
+        choices: The values.
+    """
+
+    choices: tuple[str, ...] = ()
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Give the ROS description, with the choices."""
+        descriptor = super().descriptor()
+        constraint = f"one of {', '.join(self.choices)}"
+        if descriptor.additional_constraints:
+            constraint = f"{constraint}; {descriptor.additional_constraints}"
+        descriptor.additional_constraints = constraint
+        return descriptor
+
+    def accept(self, value: Any) -> Any:
+        """Check a value; see ``Spec.accept``."""
+        value = super().accept(value)
+        if value not in self.choices:
+            raise QuantLlmError(
+                f"parameter '{self.name}' is {value!r}; expected one of {', '.join(self.choices)}"
+            )
+        return value
+
+
+class ParameterTable(Generic[SettingsT]):
+    """Declares the parameters of a node and keeps its settings valid.
+
+    A value that cannot be used never ends the node: one from a file or the command line is
+    reported and kept for ``require_valid``; one that comes at run time is refused with the reason.
+
+    Attributes:
+        settings: The values now; replaced as a whole at every change.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        specs: Sequence[Spec],
+        make: Callable[..., SettingsT],
+        *,
+        is_loaded: Callable[[], bool] = lambda: False,
+        on_change: Callable[[SettingsT], None] = lambda settings: None,
+    ) -> None:
+        """Declare all parameters with their overrides.
+
+        Args:
+            node: The node to declare them on.
+            specs: What each may be.
+            make: Makes the settings of all values by name.
+            is_loaded: Whether the node is past the state in which loading parameters may change.
+            on_change: Told the new settings after a change at run time.
+        """
+        self._node = node
+        self._specs = {spec.name: spec for spec in specs}
+        self._make = make
+        self._is_loaded = is_loaded
+        self._on_change = on_change
+        self._problems: dict[str, str] = {}
+        # The only way to see an override before it is declared, on Humble to Kilted: declaring it
+        # raises for a wrong value, which would end the process, and a misspelt one stays unseen.
+        overrides: dict[str, Any] = getattr(node, "_parameter_overrides", {})
+        self._values = {spec.name: self._declare(spec, overrides.get(spec.name)) for spec in specs}
+        self.settings = make(**self._values)
+        self._warn_of_unknown(overrides)
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def require_valid(self) -> None:
+        """Check that no parameter was given an unusable value and not corrected since.
+
+        Raises:
+            QuantLlmError: Names the parameters and what is wrong with them.
+        """
+        if self._problems:
+            raise QuantLlmError("; ".join(self._problems.values()))
+
+    def _declare(self, spec: Spec, override: Parameter | None) -> Any:
+        value: Any = spec.default
+        if override is not None and override.type_ != Parameter.Type.NOT_SET:
+            try:
+                value = spec.accept(override.value)
+            except QuantLlmError as error:
+                self._node.get_logger().error(str(error))
+                if not spec.read_only:  # it could not be corrected
+                    self._problems[spec.name] = str(error)
+        self._node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
+        return value
+
+    def _warn_of_unknown(self, overrides: dict[str, Any]) -> None:
+        # Only a warning: a file may set common parameters for many nodes at once.
+        for name in overrides:
+            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
+                continue
+            near = difflib.get_close_matches(name, list(self._specs), n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            self._node.get_logger().warning(
+                f"parameter '{name}' is unknown and has no effect{hint}"
+            )
+
+    def _on_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        # Types, ranges and read-only are checked by rclpy, from the descriptors, before this.
+        ours = {p.name: p.value for p in parameters if p.name in self._specs}
+        for name in ours:
+            if self._specs[name].loading and self._is_loaded():
+                return SetParametersResult(
+                    successful=False,
+                    reason=f"'{name}' can only change while the node is unconfigured; deactivate "
+                    "it and clean it up first",
+                )
+        if ours:
+            try:
+                values = {**self._values, **{n: self._specs[n].accept(v) for n, v in ours.items()}}
+                changed = self._make(**values)
+                self._on_change(changed)
+            except (QuantLlmError, ValueError, ParameterException) as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            self._values, self.settings = values, changed
+            for name in ours:
+                self._problems.pop(name, None)
+        return SetParametersResult(successful=True)

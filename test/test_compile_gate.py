@@ -1,0 +1,139 @@
+"""The graphs compile for NVIDIA GPUs, and what the rules forbid does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import graph_cases as cases
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from target_graphs import export_by, exported
+
+from quant_llm_ros.errors import EngineError
+from quant_llm_ros.quantize import compile_gate
+from quant_llm_ros.quantize.compile_gate import (
+    CAPABILITIES,
+    compile_graph,
+    decoder_profiles,
+    is_available,
+)
+from quant_llm_ros.quantize.graph_lint import lint
+from quant_llm_ros.quantize.recipe import Recipe
+
+needs_compiler = pytest.mark.skipif(
+    not is_available(),
+    reason="TensorRT for RTX is not installed: pip install -r requirements/tensorrt.txt",
+)
+DECODER = decoder_profiles(prompt=48, drafts=8)
+CASE = {"n": (1, 4, 8), "p": (1, 4, 8)}
+FP8 = cases.whole_scale_product(ml_dtypes.float8_e4m3fn)
+FP4 = cases.product(ml_dtypes.float4_e2m1fn, block=16, opset=23)
+
+
+def test_profiles() -> None:
+    assert decoder_profiles(prompt=512, drafts=8) == (
+        {"n": (1, 256, 512), "k": (1, 1, 1)},
+        {"n": (1, 1, 1), "k": (1, 1, 1)},
+        {"n": (2, 5, 8), "k": (2, 5, 8)},
+    )
+
+
+def test_without_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_gate, "MODULE", "a_module_that_nobody_has")
+    assert not is_available()
+    with pytest.raises(EngineError, match=r"pip install -r requirements/tensorrt\.txt"):
+        compile_graph(tmp_path / "model.onnx")
+
+
+@needs_compiler
+def test_wrong_requests(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"model\.onnx does not exist"):
+        compile_graph(tmp_path / "model.onnx")
+    path = cases.save(cases.attention(), tmp_path)
+    with pytest.raises(EngineError, match=r"does not know SM87; known: .*SM86"):
+        compile_graph(path, ["SM87"])
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-jp6"])
+@pytest.mark.parametrize(
+    ("model", "capabilities"),
+    [
+        ("llama-int4", CAPABILITIES),
+        ("llama-int8", ("SM86",)),
+        ("llama-untied", ("SM86",)),
+        ("qwen2-int4", ("SM86",)),
+        ("qwen3-int4", ("SM86",)),
+    ],
+)
+def test_graphs_compile(
+    tmp_path: Path, model: str, capabilities: tuple[str, ...], target: str
+) -> None:
+    path, _ = exported(tmp_path, model, target)
+    for result in compile_graph(path, capabilities, DECODER):
+        assert result.passed, (result.capability, result.errors)
+        assert result.errors == ()
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-jp6"])
+@pytest.mark.timeout(1200)  # three engines of half a minute each, on a quiet machine
+def test_the_default_model_compiles(tmp_path: Path, repository: Path, target: str) -> None:
+    recipe = Recipe.load(repository / "config" / "recipes" / f"{target}.yaml")
+    path, _ = export_by(recipe, tmp_path)
+    for result in compile_graph(path, CAPABILITIES, decoder_profiles(prompt=512, drafts=8)):
+        assert result.passed, (result.capability, result.errors)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "capabilities"),
+    [
+        (cases.product(block=16), {"SM86", "SM89", "SM120"}),
+        (cases.product(np.int8), {"SM86", "SM89", "SM120"}),
+        (FP8, {"SM89", "SM120"}),
+        (FP4, {"SM120"}),
+    ],
+    ids=["int4", "int8", "fp8", "fp4"],
+)
+def test_weight_types(tmp_path: Path, model: onnx.ModelProto, capabilities: set[str]) -> None:
+    path = cases.save(model, tmp_path)
+    results = compile_graph(path)
+    assert {result.capability for result in results if result.passed} == capabilities
+    for result in results:
+        findings = lint(path, "tensorrt", chip=int(result.capability[2:]))
+        assert (findings == []) == result.passed, (result, findings)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "model", "message"),
+    [
+        ("operator", cases.simple("Det"), "Det_0 (Det)"),
+        ("attention-cache", cases.attention(past=True), "Attention_0 (Attention)"),
+        ("attention-outputs", cases.attention(past=True, present=True), "one output"),
+        ("attention-type", cases.attention(kind=cases.FP32, mask=None), ""),
+        ("attention-attributes", cases.attention(softcap=30.0), "softcap"),
+        ("cache-rank", cases.cache(rank=3), "4D"),
+        ("cache-axis", cases.cache(axis=-1), "must be -2"),
+        ("cache-mode", cases.cache(mode="circular"), "linear"),
+        ("cache-ends", cases.cache(ends=False), "must be a network input"),
+        ("weight-type", cases.product(ml_dtypes.uint4), ""),
+        ("zero-point", cases.product(zero_point=3), "zero point"),
+        ("gather-type", cases.look_up(np.ones((8, 8), dtype=np.int8)), "table"),
+    ],
+)
+def test_the_rules_agree_with_the_compiler(
+    tmp_path: Path, rule: str, model: onnx.ModelProto, message: str
+) -> None:
+    path = cases.save(model, tmp_path)
+    assert rule in {finding.rule for finding in lint(path, "tensorrt")}
+    result = compile_graph(path, ["SM86"], [CASE])[0]
+    assert not result.passed
+    assert message in " ".join(result.errors)
