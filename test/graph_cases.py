@@ -178,7 +178,7 @@ def scatter_nd(**attributes: Any) -> onnx.ModelProto:
 
 
 def reduce_mean(*, computed: bool) -> onnx.ModelProto:
-    """ReduceMean over axes that are a constant or computed."""
+    """Take the mean as ReduceMean over axes that are a constant or computed."""
     node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=1)
     inputs: list[Value] = [("x", FP32, [4, 8])]
     axes = {} if computed else {"axes": np.array([1])}

@@ -28,10 +28,10 @@ def test_rows_are_those_of_the_held_out_sets(repository: Path) -> None:
 
 @pytest.mark.bundle
 def test_the_default_bundle_was_evaluated(bundle_path: Path) -> None:
-    """Its figures are there, believable, and close to the unquantized model's."""
+    """Its figures are there, believable, and hardly below the unquantized model's."""
     figures = Bundle.load(bundle_path, verify=False).figures
     assert 0.7 < figures["accuracy"] <= 1.0
-    assert abs(figures["accuracy"] - figures["accuracy_unquantized"]) < 0.05
+    assert figures["accuracy"] > figures["accuracy_unquantized"] - 0.05
     assert figures["calibration_error"] < 0.1
     report = json.loads((bundle_path / "report" / "evaluation.json").read_text())
     assert report["accuracy"] == figures["accuracy"]

@@ -55,7 +55,9 @@ def test_every_status_survives_the_trip(status: Status) -> None:
     assert message.command_id == 9
     assert message.header.stamp == STAMP
     assert [s.stage for s in message.stages] == ["queue", "guard", "decode"]
-    assert messages.decision_to_dict(message) == {"command_id": 9, **original.to_dict()}
+    expected = {"command_id": 9, **original.to_dict()}
+    del expected["answer"]  # what the model wrote is no concern of other nodes
+    assert messages.decision_to_dict(message) == expected
 
 
 @pytest.mark.parametrize(
