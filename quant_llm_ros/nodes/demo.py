@@ -140,7 +140,8 @@ def _run(console: Console, path: Path) -> None:
             f"{latency.forward_passes_mean:.1f} passes of the model per decision. "
             f"The node holds {node.memory_mb():.0f} MB of memory.\n"
         )
-    console.print(_UNTUNED if bundle.prompt_examples else _TUNED, style="italic")
+    tuned = bundle.prompt_examples != "always"
+    console.print(_TUNED if tuned else _UNTUNED, style="italic")
     console.print("\nThe node ended in order with status 0. The demo is complete.")
 
 
