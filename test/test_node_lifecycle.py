@@ -67,7 +67,7 @@ def test_up_down_and_up_again(harness: Harness, bundle_path: Path) -> None:
 
     assert probe.change_state(CLEANUP)
     assert probe.state() == "unconfigured"
-    assert process.memory_mb() < loaded_mb / 2
+    assert process.memory_mb() < loaded_mb - 100  # the weights alone are 88 MB
     assert probe.set_parameter("threads", 1) == (True, "")
 
     assert probe.change_state(CONFIGURE)
