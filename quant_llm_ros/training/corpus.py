@@ -11,6 +11,7 @@ A file in ``config/training/registries`` is a skill registry (see the head of
     questions   patterns that cannot stand behind «could you»
     incomplete  patterns that leave out something required
     again       patterns that continue a call of the same skill: «then {distance} back»
+    terse       patterns without a verb, as in «lamp off, two meters back, battery»
     use         a default skill whose patterns serve too: {skill: go_to, place: area}
 
 and itself ``where``, the lexicon of places at which things are. The default registry's own
@@ -33,6 +34,7 @@ from quant_llm_ros.training.pattern import Pattern
 
 DEFAULT_SKILLS = "config/skills/service_robot.yaml"
 _REGISTRY_KEYS = ("description", "safety", "arguments", "examples")
+_PATTERNS = ("questions", "incomplete", "again", "terse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class SkillSpeech:
     questions: tuple[Pattern, ...] = ()
     incomplete: tuple[Pattern, ...] = ()
     again: tuple[Pattern, ...] = ()
+    terse: tuple[Pattern, ...] = ()
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -187,7 +190,7 @@ def _using(fields: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     renamed = dict(fields["use"])
     other = shared[renamed.pop("skill")]
     merged = dict(fields)
-    for key in ("phrases", "questions", "incomplete", "again"):
+    for key in ("phrases", *_PATTERNS):
         texts = [str(text) for text in other.get(key) or ()]
         for old, new in renamed.items():
             for mark in "}+!:'=":
@@ -216,9 +219,7 @@ def speech_of(skill: Skill, fields: Mapping[str, Any], where: str) -> SkillSpeec
             for argument, says in (fields.get("says") or {}).items()
         },
         phrases=patterns(fields.get("phrases")),
-        questions=patterns(fields.get("questions")),
-        incomplete=patterns(fields.get("incomplete")),
-        again=patterns(fields.get("again")),
+        **{key: patterns(fields.get(key)) for key in _PATTERNS},
     )
     _check(speech, where)
     return speech
@@ -229,7 +230,9 @@ def _check(speech: SkillSpeech, where: str) -> None:
     lexicons = load_lexicons()
     if not speech.phrases:
         raise DatasetError(f"{where} has no phrases; write several")
-    for pattern in (*speech.phrases, *speech.questions, *speech.incomplete, *speech.again):
+    for pattern in (
+        *speech.phrases, *speech.questions, *speech.incomplete, *speech.again, *speech.terse
+    ):  # fmt: skip
         unknown = pattern.slots() - set(known)
         if unknown:
             raise DatasetError(

@@ -50,6 +50,7 @@ def kind_of(registry: SkillRegistry) -> RobotKind:
                 questions=default.questions,
                 incomplete=default.incomplete,
                 again=default.again,
+                terse=default.terse,
             )
         else:
             speech = _speech(skill)

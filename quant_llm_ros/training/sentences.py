@@ -42,6 +42,9 @@ class Frames:
     closings: tuple[Pattern, ...]
     joins: tuple[Pattern, ...]
     arrivals: tuple[Pattern, ...]
+    terse_joins: tuple[Pattern, ...]
+    once_more: tuple[Pattern, ...]
+    remarks: tuple[Pattern, ...]
     others: Mapping[str, tuple[Pattern, ...]]
 
 
@@ -123,7 +126,10 @@ class Commander:
             draft.calls += self.talker.clause(draft.words, skill, wish, among=questions)
             draft.question = draft.words[start] in _ASKING
             return draft
-        self._around(draft, lambda: self._clause(draft, skill, wish))
+        terse = skill.speech.terse if self._is_terse(wish, 0.06) else ()
+        self._around(
+            draft, lambda: self._clause(draft, skill, wish, among=terse), terse=bool(terse)
+        )
         return draft
 
     def chain(self, length: int, wish: Wish | None = None) -> Draft:
@@ -143,6 +149,7 @@ class Commander:
             # Where a stop is, nothing else counts.
             raise Unsayable("stop")
         reverse = length == 2 and self.rng.random() < 0.05
+        terse = self._is_terse(wish, 0.17)
 
         if reverse and not wish:
             self._open(draft, 0.2)
@@ -150,12 +157,17 @@ class Commander:
             return draft
 
         def clauses() -> None:
-            self._clause(draft, skills[0], wish if wish and special == 0 else Wish())
+            among = skills[0].speech.terse if terse else ()
+            self._clause(draft, skills[0], wish if wish and special == 0 else Wish(), among=among)
             for index in range(1, length):
                 one = wish if wish and index == special else Wish()
-                self._continue(draft, skills[index - 1], skills[index], one)
+                if terse:
+                    self._continue_tersely(draft, skills[index])
+                else:
+                    self._continue(draft, skills[index - 1], skills[index], one)
+            self._once_more(draft)
 
-        self._around(draft, clauses, chained=True)
+        self._around(draft, clauses, chained=True, terse=terse)
         if _repeats(draft.calls):
             raise Unsayable("nobody says it twice")
         return draft
@@ -201,8 +213,28 @@ class Commander:
             raise Unsayable("stop")
         return skill
 
-    def _clause(self, draft: Draft, skill: SkillView, wish: Wish) -> None:
-        draft.calls += self.talker.clause(draft.words, skill, wish)
+    def _is_terse(self, wish: Wish | None, share: float) -> bool:
+        plain = wish is None or not (wish.incomplete or wish.outside)
+        return plain and self.rng.random() < share
+
+    def _clause(
+        self, draft: Draft, skill: SkillView, wish: Wish, *, among: Sequence[Pattern] = ()
+    ) -> None:
+        draft.calls += self.talker.clause(draft.words, skill, wish, among=among)
+
+    def _continue_tersely(self, draft: Draft, skill: SkillView) -> None:
+        """Say «lamp off, then two meters back»: clauses that mostly have no verb."""
+        self.speak(draft, self._frames.terse_joins)
+        among = skill.speech.terse if self.rng.random() < 0.8 else ()
+        wish = Wish(referents=self._referents(draft, skill))
+        self._clause(draft, skill, wish, among=among)
+
+    def _once_more(self, draft: Draft) -> None:
+        """Say «and once more», where the last call moved the robot."""
+        last = draft.calls[-1]
+        if last.view.speech.concept in ("move", "turn") and self.rng.random() < 0.05:
+            self.speak(draft, self._frames.once_more)
+            draft.calls.append(last)
 
     def _continue(self, draft: Draft, last: SkillView, skill: SkillView, wish: Wish) -> None:
         if self._elliptic(draft, last, skill, wish):
@@ -263,10 +295,12 @@ class Commander:
         if self.rng.random() < share:
             self.speak(draft, self._frames.openings)
 
-    def _around(self, draft: Draft, clauses: Any, *, chained: bool = False) -> None:
-        """Put politeness and the like around clauses."""
+    def _around(
+        self, draft: Draft, clauses: Any, *, chained: bool = False, terse: bool = False
+    ) -> None:
+        """Put politeness and the like around clauses; none stands before terse ones."""
         self._open(draft, 0.22)
-        chance = self.rng.random()
+        chance = 1.0 if terse else self.rng.random()
         gerunds = False
         if chance < 0.30:
             self.speak(draft, self._frames.requests)
@@ -292,3 +326,5 @@ class Commander:
         said = any(s.kind == "text" and s.end == len(draft.words) for s in draft.spans)
         if not said and self.rng.random() < 0.16:
             self.speak(draft, self._frames.closings)
+        elif not said and self.rng.random() < 0.05:
+            self.speak(draft, self._frames.remarks)
