@@ -200,11 +200,14 @@ def test_finetune_runs_resumes_and_saves(tmp_path, repository, scripts):
         "--data", human,
     ]  # fmt: skip
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for line in first.stderr:
-        if "step 1:" in line:
-            first.terminate()
-            break
-    first.wait()
+    try:
+        for line in first.stderr:
+            if "step 1:" in line:
+                first.terminate()
+                break
+        first.wait()
+    finally:
+        first.kill()
     assert not (output / "adapter_model.safetensors").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
