@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import datetime
 import importlib.metadata
@@ -12,6 +12,7 @@ import resource
 import shutil
 import statistics
 import time
+import types
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def build_bundle(
     skills: Path,
     progress: Progress,
     unquantized: Path | None = None,
+    more_files: Mapping[str, Callable[[Path], None]] = types.MappingProxyType({}),
 ) -> Bundle:
     """Make a bundle.
 
@@ -58,6 +60,7 @@ def build_bundle(
         skills: Skill registry that goes into the bundle.
         progress: Told about stages.
         unquantized: Folder for a bundle of the same weights in FP32, to compare with; None: none.
+        more_files: What else belongs to the bundle: for the name of each file, what writes it.
 
     Returns:
         The bundle, its files checked.
@@ -77,6 +80,8 @@ def build_bundle(
         _check_recipe(recipe, checkpoint)
         (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
         shutil.copyfile(skills, folder / layout.SKILLS)
+        for name, write in more_files.items():
+            write(folder / name)
 
         progress("loading the weights", 0.15)
         decoder = checkpoint.decoder()
@@ -99,7 +104,7 @@ def build_bundle(
                 shutil.copyfile(folder / name, unquantized / name)
             _write_unquantized(decoder, unquantized / layout.MODEL, recipe, checkpoint)
             _write_reference(unquantized / layout.REFERENCE, prompts, [r[-1] for r in expected])
-            parts = _description(recipe, checkpoint, adapter, 0, unquantized)
+            parts = _description(recipe, checkpoint, adapter, 0, unquantized, ())
             _write_description(unquantized, {**parts, "target": "ort"})
         weights = _QuantizingSource(decoder, recipe)
         export(
@@ -117,7 +122,7 @@ def build_bundle(
 
         progress("measuring the engine", 0.85)
         parameters = weights.parameters
-        description = _description(recipe, checkpoint, adapter, parameters, folder)
+        description = _description(recipe, checkpoint, adapter, parameters, folder, more_files)
         _write_description(folder, description)
         if recipe.target == "ort":
             figures |= _engine_figures(Bundle.load(folder, verify=False), prompts, logits)
@@ -294,6 +299,7 @@ def _description(
     adapter: Adapter | None,
     parameters: int,
     folder: Path,
+    more_files: Collection[str],
 ) -> dict[str, Any]:
     """Describe the bundle, all but its figures."""
     config = dataclasses.asdict(checkpoint.config)
@@ -332,7 +338,7 @@ def _description(
                 "sha256": file_sha256(folder / name),
                 "bytes": (folder / name).stat().st_size,
             }
-            for name in layout.REQUIRED_FILES
+            for name in (*layout.REQUIRED_FILES, *more_files)
         },
         "figures": {},
     }
