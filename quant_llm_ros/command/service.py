@@ -127,6 +127,11 @@ class CommandService:
             silent_s = time.monotonic() - self._alive_s if busy else 0.0
             return Load(len(self._waiting), busy, silent_s, self._stalled)
 
+    @property
+    def hung_in(self) -> Understander | None:
+        """The understander that the worker was left behind in; it closes it when it comes back."""
+        return self._running_on if self._left_behind else None
+
     def submit(
         self,
         text: str,

@@ -22,7 +22,7 @@ from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
-from quant_llm_msgs.msg import Decision, Execution, LatencyStats
+from quant_llm_msgs.msg import Decision, Execution, Heartbeat
 from quant_llm_msgs.msg import SkillCall as SkillCallMsg
 from quant_llm_ros.command.decision import Safety, SkillCall
 from quant_llm_ros.errors import QuantLlmError
@@ -137,7 +137,7 @@ class ExecutorNode(ManagedNode):
         senses, sensor = self._sense_group, qos.SENSOR
         self._subscribe(OdometryMsg, "odom", self._on_odometry, sensor, senses)
         self._subscribe(LaserScan, "scan", self._on_scan, sensor, senses)
-        self._subscribe(LatencyStats, "latency", self._on_latency, qos.LATENCY, senses)
+        self._subscribe(Heartbeat, "heartbeat", self._on_heartbeat, qos.HEARTBEAT, senses)
         service = self.create_service(
             SetBool, "confirm", self._on_confirm, callback_group=self._group
         )
@@ -230,11 +230,11 @@ class ExecutorNode(ManagedNode):
         with self._lock:
             self._senses.on_scan(scan, time.monotonic())
 
-    def _on_latency(self, message: LatencyStats) -> None:
-        # The understanding node publishes this regularly while it is active: its heartbeat.
-        del message
-        with self._lock:
-            self._watch.on_heartbeat(time.monotonic())
+    def _on_heartbeat(self, message: Heartbeat) -> None:
+        # A node whose model has stalled is as good as gone: it is about to start anew.
+        if message.state != Heartbeat.STATE_STALLED:
+            with self._lock:
+                self._watch.on_heartbeat(time.monotonic())
 
     def _on_confirm(
         self, request: SetBool.Request, response: SetBool.Response

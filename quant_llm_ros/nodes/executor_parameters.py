@@ -74,8 +74,7 @@ SPECS: tuple[Spec, ...] = (
     _spec("watch_understanding", "Stop when the understanding node is gone."),
     _spec(
         "understanding_timeout_s",
-        "How long the understanding node may publish nothing on latency, s; more than its "
-        "latency_period_s.",
+        "How long the understanding node may give no heartbeat, s; it gives 5 per second.",
         0.2,
         7200.0,
     ),

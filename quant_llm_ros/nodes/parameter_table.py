@@ -159,6 +159,7 @@ class ParameterTable(Generic[SettingsT]):
         self._is_loaded = is_loaded
         self._on_change = on_change
         self._problems: dict[str, str] = {}
+        self._adopting: dict[str, Any] = {}
         # The only way to see an override before it is declared, on Humble to Kilted: declaring it
         # raises for a wrong value, which would end the process, and a misspelt one stays unseen.
         overrides: dict[str, Any] = getattr(node, "_parameter_overrides", {})
@@ -175,6 +176,16 @@ class ParameterTable(Generic[SettingsT]):
         """
         if self._problems:
             raise QuantLlmError("; ".join(self._problems.values()))
+
+    def adopt(self, **values: Any) -> None:
+        """Take over values of loading parameters that the node itself has put into effect."""
+        self._adopting = values
+        try:
+            self._node.set_parameters_atomically(
+                [Parameter(name, value=value) for name, value in values.items()]
+            )
+        finally:
+            self._adopting = {}
 
     def _declare(self, spec: Spec, override: Parameter | None) -> Any:
         value: Any = spec.default
@@ -203,7 +214,7 @@ class ParameterTable(Generic[SettingsT]):
         # Types, ranges and read-only are checked by rclpy, from the descriptors, before this.
         ours = {p.name: p.value for p in parameters if p.name in self._specs}
         for name in ours:
-            if self._specs[name].loading and self._is_loaded():
+            if self._specs[name].loading and self._is_loaded() and ours != self._adopting:
                 return SetParametersResult(
                     successful=False,
                     reason=f"'{name}' can only change while the node is unconfigured; deactivate "

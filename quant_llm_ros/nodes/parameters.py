@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from quant_llm_ros.command.pending import QueuePolicy
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
-from quant_llm_ros.nodes.parameter_table import Spec
+from quant_llm_ros.nodes.parameter_table import ChoiceSpec, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Settings:
     conversation_s: float
     deadline_s: float
     queue_capacity: int
+    queue_policy: str
+    stall_timeout_s: float
     latency_window: int
     latency_period_s: float
     autostart: bool
@@ -86,6 +89,21 @@ SPECS: tuple[Spec, ...] = (
         "Most commands that wait for the model; one more gets the decision ERROR at once.",
         1,
         1000,
+    ),
+    ChoiceSpec(
+        "queue_policy",
+        QueuePolicy.FIFO.value,
+        "What a new command does to those that are not decided yet: fifo lets each have its turn; "
+        "latest_wins cancels them, also the one that the model is at.",
+        choices=tuple(policy.value for policy in QueuePolicy),
+    ),
+    Spec(
+        "stall_timeout_s",
+        10.0,
+        "Longest time of one pass of the model, in seconds; after it the model has stalled: all "
+        "commands in flight get the decision ERROR, and the node starts anew.",
+        0.1,
+        600.0,
     ),
     Spec(
         "latency_window",
