@@ -23,7 +23,7 @@ from quant_llm_ros.command.service import CommandService, Load
 from quant_llm_ros.command.statistics import LatencySummary, LatencyWindow
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import QuantLlmError
-from quant_llm_ros.nodes import messages, qos
+from quant_llm_ros.nodes import messages, qos, tracing
 from quant_llm_ros.nodes.parameters import Settings
 
 _LATENCY_TICK_S = 0.1
@@ -184,6 +184,7 @@ class Dispatcher:
         refusal: Decision | None = None
         with self._gate:
             ticket = Ticket(next(self._numbers), on_message)
+            tracing.point(ticket.id, "received")
             service = self._service
             if service is None:
                 refusal = Decision(text, Status.CANCELLED, message="the node is not active")
@@ -198,7 +199,7 @@ class Dispatcher:
                 command = service.submit(
                     text,
                     deadline_s=deadline_s,
-                    on_stage=on_stage,
+                    on_stage=functools.partial(_on_stage, ticket.id, on_stage),
                     on_decision=functools.partial(self._on_decision, ticket),
                 )
                 ticket.on_cancel = functools.partial(service.cancel, command)
@@ -213,6 +214,7 @@ class Dispatcher:
                 decision, command_id=ticket.id, stamp=self._node.get_clock().now().to_msg()
             )
             self._decisions.publish(message)
+            tracing.point(ticket.id, f"decided {decision.status.name}")
             if ticket.on_message is not None:
                 ticket.on_message(message)
             self._window.add(decision)
@@ -254,6 +256,12 @@ class Dispatcher:
 def _ignore(command: Command, decision: Decision) -> None:
     # Each command brings its own callback, which knows the node's number for it.
     del command, decision
+
+
+def _on_stage(number: int, listener: Callable[[Stage], None] | None, stage: Stage) -> None:
+    tracing.point(number, stage.value)
+    if listener is not None:
+        listener(stage)
 
 
 def _summary(number: int, decision: Decision) -> str:

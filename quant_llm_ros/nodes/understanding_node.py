@@ -33,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make() -> program.ProgramNode:
+    from quant_llm_ros.nodes import tracing
     from quant_llm_ros.nodes.understanding import UnderstandingNode
 
+    tracing.start()
     return UnderstandingNode()
 
 
