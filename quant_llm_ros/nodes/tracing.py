@@ -1,9 +1,9 @@
 """Tracepoints: what a command goes through, for LTTng where its Python agent is installed.
 
-rclpy has its own tracepoints in C below it (``ros2_tracing``); those of this package come through
-LTTng's agent for Python's ``logging`` (package ``python3-lttngust``, module ``lttngust``): a record
-of the logger ``quant_llm_ros.trace`` becomes an event of the domain *python*, in the same session
-and on the same clock as the events of ROS::
+The tracepoints of ROS 2 lie in the C libraries below rclpy (``ros2_tracing``); those of this
+package come through LTTng's agent for Python's ``logging`` (module ``lttngust``, on Ubuntu in
+``python3-lttngust``). A record of the logger ``quant_llm_ros.trace`` becomes an event of the
+domain *python*, in the same session and on the same clock as the events of ROS::
 
     lttng create; lttng enable-event --python quant_llm_ros.trace
     lttng enable-event --userspace 'ros2:*'; lttng start
