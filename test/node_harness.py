@@ -7,11 +7,13 @@ import contextlib
 from pathlib import Path
 import signal
 import subprocess
+import sys
 import threading
 import time
 from typing import Any
 
 from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
@@ -22,7 +24,8 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from quant_llm_msgs.action import Understand
-from quant_llm_msgs.msg import BundleInfo, Decision, KnownNames, LatencyStats
+from quant_llm_msgs.msg import BundleInfo, Decision, Heartbeat, KnownNames, LatencyStats
+from quant_llm_msgs.srv import LoadBundle
 from quant_llm_ros.nodes import messages, qos
 
 DISCOVERY_S = 10.0
@@ -100,6 +103,8 @@ class Probe:
         self.decisions: list[Decision] = []
         self.latency: list[LatencyStats] = []
         self.bundles: list[BundleInfo] = []
+        self.heartbeats: list[Heartbeat] = []
+        self.diagnostics: dict[str, DiagnosticStatus] = {}
         node.create_subscription(
             Decision, f"{namespace}/decision", self.decisions.append, qos.DECISION
         )
@@ -108,6 +113,12 @@ class Probe:
         )
         node.create_subscription(
             BundleInfo, f"{namespace}/bundle", self.bundles.append, qos.BUNDLE
+        )
+        node.create_subscription(
+            Heartbeat, f"{namespace}/heartbeat", self.heartbeats.append, qos.HEARTBEAT
+        )
+        node.create_subscription(
+            DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS
         )
         self.command = node.create_publisher(String, f"{namespace}/command", qos.COMMAND)
         self.known_names = node.create_publisher(
@@ -162,7 +173,7 @@ class Probe:
         """Call a service of the node and return the response.
 
         While the two processes get to know each other, DDS loses some requests or responses, so a
-        call without a response is repeated, except for a change of state.
+        call without a response is repeated, except for a change of state or bundle.
         """
         if name not in self._clients:
             self._clients[name] = self._node.create_client(
@@ -173,7 +184,7 @@ class Probe:
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:
             future = client.call_async(request)
-            patience_s = timeout_s if kind is ChangeState else RETRY_S
+            patience_s = timeout_s if kind in (ChangeState, LoadBundle) else RETRY_S
             again_s = min(end_s, time.monotonic() + patience_s)
             while time.monotonic() < again_s:
                 if future.done():
@@ -199,6 +210,18 @@ class Probe:
         """Return the descriptor of one parameter."""
         request = DescribeParameters.Request(names=[name])
         return self.call(DescribeParameters, "describe_parameters", request).descriptors[0]
+
+    def load_bundle(self, bundle: str, skills: str = "") -> LoadBundle.Response:
+        """Ask for another bundle and return the answer."""
+        request = LoadBundle.Request(bundle=bundle, skills=skills)
+        return self.call(LoadBundle, "load_bundle", request, LOAD_S)
+
+    def status(self, name: str) -> DiagnosticStatus | None:
+        """Return the latest status of that name of this node, if any has come."""
+        return self.diagnostics.get(f"{self._namespace.lstrip('/')}/understanding: {name}")
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.diagnostics.update({status.name: status for status in message.status})
 
     def state(self) -> str:
         """Return the lifecycle state."""
@@ -244,16 +267,35 @@ class Harness:
         self._nodes: list[Any] = []
 
     def start(
-        self, namespace: str, *parameters: str, params_file: Path | None = None
+        self,
+        namespace: str,
+        *parameters: str,
+        params_file: Path | None = None,
+        module: str = "",
     ) -> NodeProcess:
-        """Start a node; each parameter is ``name:=value``."""
+        """Start a node; each parameter is ``name:=value``.
+
+        Args:
+            namespace: Its namespace.
+            *parameters: Its parameters.
+            params_file: File with more of them.
+            module: Module of the tests to run in place of the installed program.
+        """
+        program = self._program
+        if module:
+            program = self._folder / module
+            program.write_text(
+                f'#!/bin/sh\nPYTHONPATH="{Path(__file__).parent}:$PYTHONPATH" '
+                f'exec "{sys.executable}" -m {module} "$@"\n'
+            )
+            program.chmod(0o755)
         arguments = ["-r", f"__ns:={namespace}"]
         if params_file is not None:
             arguments += ["--params-file", str(params_file)]
         for parameter in parameters:
             arguments += ["-p", parameter]
         log = self._folder / f"{len(self._processes)}.log"
-        process = NodeProcess(self._program, log, self._env, arguments)
+        process = NodeProcess(program, log, self._env, arguments)
         self._processes.append(process)
         return process
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rclpy
 
-from quant_llm_msgs.msg import Decision, LatencyStats
+from quant_llm_msgs.msg import Decision, Heartbeat
 from quant_llm_ros.nodes import qos
 
 
@@ -13,10 +13,10 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node("understanding")
     node.create_publisher(Decision, "decision", qos.DECISION)
-    heartbeat = node.create_publisher(LatencyStats, "latency", qos.LATENCY)
+    heartbeat = node.create_publisher(Heartbeat, "heartbeat", qos.HEARTBEAT)
 
     def beat() -> None:
-        heartbeat.publish(LatencyStats())
+        heartbeat.publish(Heartbeat())
         if heartbeat.get_subscription_count():
             print("heard", flush=True)
 

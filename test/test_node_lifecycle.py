@@ -113,6 +113,19 @@ def broken_description(bundle: Path, folder: Path) -> dict[str, str]:
     return {"bundle": str(copy)}
 
 
+def newer_format(bundle: Path, folder: Path) -> dict[str, str]:
+    copy = linked_copy(bundle, folder)
+    text = (bundle / "bundle.yaml").read_text()
+    replace(
+        copy / "bundle.yaml", re.sub("format_version: .*", "format_version: 99", text).encode()
+    )
+    return {"bundle": str(copy)}
+
+
+def file_for_a_folder(bundle: Path, folder: Path) -> dict[str, str]:
+    return {"bundle": str(bundle / "bundle.yaml")}
+
+
 def no_skills_file(bundle: Path, folder: Path) -> dict[str, str]:
     return {"bundle": str(bundle), "skills": str(folder / "skills.yaml")}
 
@@ -140,6 +153,8 @@ WRONG: list[tuple[Callable[[Path, Path], dict[str, str]], str]] = [
     (shortened_file, "tokenizer.json"),
     (missing_file, "reference.npz"),
     (broken_description, "bundle.yaml is not valid YAML"),
+    (newer_format, "format"),
+    (file_for_a_folder, "bundle.yaml"),
     (no_skills_file, "skills.yaml"),
     (unknown_argument_type, "quandity"),
 ]

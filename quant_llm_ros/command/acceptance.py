@@ -13,6 +13,7 @@ from quant_llm_ros.command.decision import Status
 from quant_llm_ros.command.evaluation import decide_alone, evaluate, load_dataset, Verdict
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import add_figures, Bundle
+from quant_llm_ros.errors import BundleError
 
 REPORT = Path("report") / "evaluation"
 
@@ -75,6 +76,31 @@ def accept(
     head = {"dataset": Path(dataset).name, "temperature": temperature, **kept}
     _write_report(bundle, {**head, "quantized": figures})
     return add_figures(bundle, kept, temperature=temperature)
+
+
+def require_accuracy(bundle: Bundle, least: float) -> None:
+    """Refuse a bundle that was measured to be worse, or not at all.
+
+    Args:
+        bundle: The bundle.
+        least: Share of its own evaluation that it must have got right, 0 to 1; 0: any will do.
+
+    Raises:
+        BundleError: It is not good enough, or nobody knows.
+    """
+    if least <= 0.0:
+        return
+    accuracy = bundle.figures.get("accuracy")
+    if accuracy is None:
+        raise BundleError(
+            f"{bundle.path}: was never evaluated, but min_accuracy is {least:g}; build it by a "
+            "recipe with `accuracy`, or set min_accuracy to 0"
+        )
+    if accuracy < least:
+        raise BundleError(
+            f"{bundle.path}: got {accuracy:.1%} of its own evaluation right, less than "
+            f"min_accuracy, {least:.1%}; use a better bundle or lower min_accuracy"
+        )
 
 
 def _write_report(bundle: Path, report: Mapping[str, Any]) -> None:

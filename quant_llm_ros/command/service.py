@@ -10,57 +10,52 @@ import logging
 import threading
 import time
 
+from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.conversation import Conversation
 from quant_llm_ros.command.decision import Decision, Stage, Status
+from quant_llm_ros.command.pending import Command, QueuePolicy
 from quant_llm_ros.command.understander import Understander
 
 _LOG = logging.getLogger(__name__)
 
+# By so much the watch itself may wake up late before the whole process is taken to have stood
+# still, as after SIGSTOP: then the model had no time either.
+_LATE_S = 1.0
+_QUOTED_CHARS = 60
 
-class Command:
-    """One command on its way to a decision.
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What a service does now.
 
     Attributes:
-        id: Number of the command, from 1.
-        text: The command as it was received.
-        received_s: When it arrived, by ``time.monotonic``.
-        deadline_s: Seconds from then that it may take, or None.
+        waiting: Commands that wait for the model.
+        busy: Whether a command is being processed.
+        silent_s: Seconds since the model's last sign of life in that command; 0 when not busy.
+        stalled: Why nothing is decided any more; empty while all is well.
     """
 
-    def __init__(
-        self,
-        number: int,
-        text: str,
-        deadline_s: float | None,
-        on_stage: Callable[[Stage], None] | None,
-        on_decision: Callable[[Decision], None] | None,
-    ) -> None:
-        """Take down a command that arrives now."""
-        self.id = number
-        self.text = text
-        self.received_s = time.monotonic()
-        self.deadline_s = deadline_s
-        self.on_stage = on_stage
-        self.on_decision = on_decision
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Ask for the decision CANCELLED; too late once another one is made."""
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the command was asked to be cancelled."""
-        return self._cancelled.is_set()
+    waiting: int = 0
+    busy: bool = False
+    silent_s: float = 0.0
+    stalled: str = ""
 
 
 class CommandService:
     """Queues commands for an understander and answers each exactly once.
 
+    A model that gives no sign of life for ``stall_timeout_s`` within one pass has *stalled*: what
+    is in flight and waits is answered with ERROR, and so is what comes later, except for stops.
+    A thread inside of a library cannot be ended from outside. It is left behind, and closes its
+    understander if it ever comes back.
+
     Attributes:
         capacity: Most commands that wait; one more is answered with ERROR at once.
+        policy: What a new command does to those before it.
         default_deadline_s: Seconds that a command may take when it brings no deadline; None: any.
+        stall_timeout_s: Longest time of one pass of the model.
         conversation: What was said before, for all commands of the service.
+        worker: The thread that runs the model.
     """
 
     def __init__(
@@ -69,35 +64,49 @@ class CommandService:
         on_decision: Callable[[Command, Decision], None],
         *,
         capacity: int = 16,
+        policy: QueuePolicy = QueuePolicy.FIFO,
         default_deadline_s: float | None = 5.0,
         conversation_s: float = 0.0,
+        stall_timeout_s: float = float("inf"),
+        on_stall: Callable[[str], None] | None = None,
     ) -> None:
         """Start the worker thread.
 
         Args:
             understander: What decides; the service is its only user until ``close``.
-            on_decision: Told every decision, from the worker's or the submitter's thread.
+            on_decision: Told every decision, from any of the service's or the submitter's threads.
             capacity: Most commands that wait.
+            policy: What a new command does to those before it.
             default_deadline_s: Deadline of commands that bring none.
             conversation_s: Seconds for which a command may refer to the one before it.
+            stall_timeout_s: Longest time of one pass of the model.
+            on_stall: Told once, with the reason, after all commands of a stalled model were
+                answered.
         """
         self.capacity = capacity
+        self.policy = policy
         self.default_deadline_s = default_deadline_s
+        self.stall_timeout_s = stall_timeout_s
         self.conversation = Conversation(conversation_s)
         self._understander = understander
         self._on_decision = on_decision
+        self._on_stall = on_stall
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
         # Held while a decision is settled and told. So a stop cannot come between the look at a
         # command's cancellation and the publication of its decision: nothing that was ACCEPTED
-        # follows a STOP that was given before it.
+        # follows a STOP that was given before it. Always taken before the lock of _changed.
         self._settling = threading.RLock()
         self._waiting: collections.deque[Command] = collections.deque()
         self._running: Command | None = None
+        self._running_on: Understander | None = None
+        self._alive_s = 0.0
+        self._stalled = ""
+        self._left_behind = False
         self._closed = False
-        self._worker = threading.Thread(target=self._work, name="understanding", daemon=True)
-        self._worker.start()
-        self._overseer = threading.Thread(target=self._expire, name="deadlines", daemon=True)
+        self.worker = threading.Thread(target=self._work, name="understanding", daemon=True)
+        self.worker.start()
+        self._overseer = threading.Thread(target=self._oversee, name="overseer", daemon=True)
         self._overseer.start()
 
     @property
@@ -110,6 +119,19 @@ class CommandService:
         """Whether a command is being processed."""
         return self._running is not None
 
+    @property
+    def load(self) -> Load:
+        """What it does now."""
+        with self._changed:
+            busy = self._running is not None
+            silent_s = time.monotonic() - self._alive_s if busy else 0.0
+            return Load(len(self._waiting), busy, silent_s, self._stalled)
+
+    @property
+    def hung_in(self) -> Understander | None:
+        """The understander that the worker was left behind in; it closes it when it comes back."""
+        return self._running_on if self._left_behind else None
+
     def submit(
         self,
         text: str,
@@ -120,7 +142,8 @@ class CommandService:
     ) -> Command:
         """Take a command without waiting for its decision.
 
-        A stop phrase is answered before this returns, and cancels every command before it.
+        A stop phrase is answered before this returns, and cancels every command before it. So does
+        any other command under ``LATEST_WINS``, unless it has no words: recognizers send such.
 
         Args:
             text: The command.
@@ -132,30 +155,26 @@ class CommandService:
             deadline_s = self.default_deadline_s
         with self._changed:
             command = Command(next(self._numbers), text, deadline_s, on_stage, on_decision)
-        if self.is_stop(text):
-            stop = self._understander.stop_decision(text, received_s=command.received_s)
+            understander = self._understander
+        if understander.is_stop(text):
+            stop = understander.stop_decision(text, received_s=command.received_s)
             with self._settling:
-                waiting = self._take_all()
+                waiting = self._take_all("cancelled by a stop")
                 self.conversation.note(stop)
                 self._answer(command, stop)
-                for other in waiting:
-                    self._answer(
-                        other, _without_model(other, Status.CANCELLED, "cancelled by a stop")
-                    )
+                self._answer_cancelled(waiting)
             return command
+        replaced: list[Command] = []
         with self._changed:
-            refusal = (
-                "the node is shutting down"
-                if self._closed
-                else f"queue full: {self.capacity} commands wait already"
-                if len(self._waiting) >= self.capacity
-                else ""
-            )
+            if self.policy is QueuePolicy.LATEST_WINS and reading.spoken_words(text):
+                replaced = self._take_all(f"replaced by the newer command {_quoted(text)}")
+            refusal = self._refusal()
             if not refusal:
                 self._waiting.append(command)
                 self._changed.notify_all()
+        self._answer_cancelled(replaced)
         if refusal:
-            self._answer(command, _without_model(command, Status.ERROR, refusal))
+            self._answer(command, command.unprocessed(Status.ERROR, refusal))
         return command
 
     def is_stop(self, text: str) -> bool:
@@ -170,97 +189,176 @@ class CommandService:
             if waiting:
                 self._waiting.remove(command)
         if waiting:
-            self._answer(command, _without_model(command, Status.CANCELLED, "cancelled in queue"))
+            self._answer(command, command.unprocessed(Status.CANCELLED, "cancelled in queue"))
 
-    def cancel_all(self, reason: str) -> None:
-        """Cancel the running command and answer all that wait with CANCELLED."""
-        for command in self._take_all():
-            self._answer(command, _without_model(command, Status.CANCELLED, reason))
+    def replace(self, understander: Understander) -> bool:
+        """Decide with another understander from the next command on.
+
+        A command that is being processed is finished by the old one, which this waits for.
+
+        Returns:
+            Whether the old one is free, and the caller's to close; false if the worker hangs in
+            it.
+        """
+        with self._changed:
+            old, self._understander = self._understander, understander
+            self._changed.wait_for(lambda: self._running_on is not old or self._left_behind)
+            return self._running_on is not old
 
     def close(self, timeout_s: float = 2.0) -> bool:
         """Cancel everything and end the worker.
 
         Returns:
-            Whether the worker ended within ``timeout_s``; while it has not, the understander is
-            still in use.
+            Whether the worker ended within ``timeout_s``. If it has not, its command is answered
+            all the same, and the understander is in use: it is closed when the worker comes back.
         """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self.cancel_all("cancelled by shutdown")
-        self._worker.join(timeout_s)
-        self._overseer.join(timeout_s)
-        return not self._worker.is_alive()
+        self._answer_cancelled(self._take_all("cancelled by shutdown"))
+        if not self._left_behind:
+            self.worker.join(timeout_s)
+            self._leave_behind(Status.CANCELLED, "cancelled by shutdown", self._running)
+        if threading.current_thread() is not self._overseer:
+            self._overseer.join(timeout_s)
+        return not self._left_behind
 
-    def _take_all(self) -> list[Command]:
-        """Cancel the running command and take away all that wait."""
+    def _refusal(self) -> str:
+        """Say why no command can be taken now; empty: it can."""
+        if self._closed:
+            return "the node is shutting down"
+        if self._stalled:
+            return self._stalled
+        if len(self._waiting) >= self.capacity:
+            return f"queue full: {self.capacity} commands wait already"
+        return ""
+
+    def _take_all(self, reason: str) -> list[Command]:
+        """Cancel the running command and take away all that wait, which are then to answer."""
         with self._changed:
-            if self._running is not None:
-                self._running.cancel()
             waiting = list(self._waiting)
             self._waiting.clear()
+            for command in (self._running, *waiting):
+                if command is not None:
+                    command.cancel(reason)
         return waiting
 
-    def _expire(self) -> None:
-        """Answer commands whose deadline passes while they wait for the model."""
+    def _oversee(self) -> None:
+        """Answer commands whose deadline passes while they wait, and those of a stalled model."""
         while True:
-            expired = None
+            expired = stalled = None
             with self._changed:
-                if self._closed:
+                if self._closed or self._left_behind:
                     return
                 now_s = time.monotonic()
-                ends = [
-                    (command.received_s + command.deadline_s, command.id, command)
-                    for command in self._waiting
-                    if command.deadline_s is not None
-                ]
-                end_s, _, first = min(ends, default=(float("inf"), 0, None))
-                if first is None:
-                    self._changed.wait()
-                elif end_s > now_s:
-                    self._changed.wait(end_s - now_s)
-                else:
+                first = min(self._waiting, key=lambda c: (c.end_s, c.id), default=None)
+                end_s = first.end_s if first is not None else float("inf")
+                stall_s = float("inf")
+                if self._running is not None:
+                    stall_s = self._alive_s + self.stall_timeout_s
+                if now_s > stall_s + _LATE_S:
+                    self._alive_s = now_s
+                elif now_s >= stall_s:
+                    stalled = self._running
+                elif first is not None and now_s >= end_s:
                     expired = first
                     self._waiting.remove(first)
+                else:
+                    left_s = min(end_s, stall_s) - now_s
+                    self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
             if expired is not None:
                 message = f"no decision within the deadline of {expired.deadline_s:g} s"
-                self._answer(expired, _without_model(expired, Status.TIMEOUT, message))
+                self._answer(expired, expired.unprocessed(Status.TIMEOUT, message))
+            if stalled is not None:
+                self._give_up(stalled)
+
+    def _give_up(self, command: Command) -> None:
+        """Answer everything, the model having stalled in a command."""
+        reason = f"the model stalled: no sign of life for {self.stall_timeout_s:g} s"
+        if not self._leave_behind(Status.ERROR, reason, command):
+            return
+        _LOG.error("%s, in command %d", reason, command.id)
+        with self._changed:
+            self._stalled = reason
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for other in waiting:
+            self._answer(other, other.unprocessed(Status.ERROR, reason))
+        if self._on_stall is not None:
+            self._on_stall(reason)
+
+    def _leave_behind(self, status: Status, message: str, command: Command | None) -> bool:
+        """Go on without the worker, if it still runs a command, which is answered here."""
+        with self._settling:
+            with self._changed:
+                if command is None or self._running is not command:
+                    return False
+                self._left_behind = True
+                self._changed.notify_all()
+            self._answer(command, command.unprocessed(status, message))
+        return True
 
     def _work(self) -> None:
+        served = self._understander
         while True:
             with self._changed:
-                self._running = None
                 while not self._waiting and not self._closed:
                     self._changed.wait()
                 if not self._waiting:
                     return
                 command = self._running = self._waiting.popleft()
-            try:
-                decision = self._understander.understand(
-                    command.text,
-                    before=self.conversation.before(),
-                    received_s=command.received_s,
-                    deadline_s=command.deadline_s,
-                    cancelled=lambda command=command: command.cancelled,  # type: ignore[misc]
-                    on_stage=command.on_stage,
-                )
-            except Exception as error:  # whatever broke, the command gets its answer
-                _LOG.exception("command %d broke the understander", command.id)
-                decision = _without_model(
-                    command, Status.ERROR, f"internal error: {type(error).__name__}: {error}"
-                )
+                understander = self._running_on = self._understander
+                self._alive_s = time.monotonic()
+                self._changed.notify_all()
+            if understander.skills.sha256 != served.skills.sha256:
+                self.conversation.clear()  # its answers name skills that may not exist any more
+            served = understander
+            decision = self._decide(command, understander)
             with self._settling:
+                with self._changed:
+                    if self._left_behind:
+                        break
+                    self._running = self._running_on = None
+                    self._changed.notify_all()
                 if command.cancelled and decision.status is not Status.CANCELLED:
                     # The cancel came after the last look at it inside of the understander.
                     decision = dataclasses.replace(
-                        decision,
-                        status=Status.CANCELLED,
-                        calls=(),
-                        confidence=0.0,
-                        message="cancelled while it was processed",
+                        decision, status=Status.CANCELLED, calls=(), confidence=0.0
                     )
+                if command.cancelled:
+                    decision = dataclasses.replace(decision, message=command.reason)
                 self.conversation.note(decision)
                 self._answer(command, decision)
+        understander.close()
+
+    def _decide(self, command: Command, understander: Understander) -> Decision:
+        def cancelled() -> bool:  # asked before every pass
+            self._alive_s = time.monotonic()
+            return command.cancelled or self._left_behind
+
+        def on_stage(stage: Stage) -> None:
+            self._alive_s = time.monotonic()
+            if command.on_stage is not None and not self._left_behind:
+                command.on_stage(stage)
+
+        try:
+            return understander.understand(
+                command.text,
+                before=self.conversation.before(),
+                received_s=command.received_s,
+                deadline_s=command.deadline_s,
+                cancelled=cancelled,
+                on_stage=on_stage,
+            )
+        except Exception as error:  # whatever broke, the command gets its answer
+            _LOG.exception("command %d broke the understander", command.id)
+            return command.unprocessed(
+                Status.ERROR, f"internal error: {type(error).__name__}: {error}"
+            )
+
+    def _answer_cancelled(self, commands: list[Command]) -> None:
+        for command in commands:
+            self._answer(command, command.unprocessed(Status.CANCELLED, command.reason))
 
     def _answer(self, command: Command, decision: Decision) -> None:
         for callback in (command.on_decision, lambda d: self._on_decision(command, d)):
@@ -272,12 +370,6 @@ class CommandService:
                 _LOG.exception("a listener failed on the decision of command %d", command.id)
 
 
-def _without_model(command: Command, status: Status, message: str) -> Decision:
-    waited_ms = (time.monotonic() - command.received_s) * 1e3
-    return Decision(
-        text=command.text,
-        status=status,
-        message=message,
-        latency_ms={Stage.QUEUE: waited_ms},
-        total_ms=waited_ms,
-    )
+def _quoted(text: str) -> str:
+    shown = " ".join(text.split())
+    return repr(shown if len(shown) <= _QUOTED_CHARS else f"{shown[:_QUOTED_CHARS]}...")

@@ -132,16 +132,24 @@ class Client:
             give_up,
         )
 
+    def send(self, text: str) -> None:
+        """Send one command without waiting for its decision; ``receive`` gives it."""
+        self._publisher.publish(String(data=text))
+
+    def receive(self, timeout_s: float) -> Decision | None:
+        """Give the next decision that came or comes; None when none comes in time."""
+        try:
+            return self._decisions.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+
     def ask(self, text: str, timeout_s: float = 30.0) -> Decision | None:
         """Send one command and wait for its decision; None when none comes in time."""
-        self._publisher.publish(String(data=text))
+        self.send(text)
         end_s = time.monotonic() + timeout_s
         while (left_s := end_s - time.monotonic()) > 0.0:
-            try:
-                decision = self._decisions.get(timeout=left_s)
-            except queue.Empty:
-                break
-            if decision.text == text:
+            decision = self.receive(left_s)
+            if decision is not None and decision.text == text:
                 return decision
         return None
 

@@ -13,15 +13,17 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.timer import Timer
+from std_msgs.msg import Header
 
 from quant_llm_msgs.msg import Decision as DecisionMsg
-from quant_llm_msgs.msg import LatencyStats
+from quant_llm_msgs.msg import Heartbeat, LatencyStats
 from quant_llm_ros.command.decision import Decision, Stage, Status
-from quant_llm_ros.command.service import Command, CommandService
-from quant_llm_ros.command.statistics import LatencyWindow
+from quant_llm_ros.command.pending import Command, QueuePolicy
+from quant_llm_ros.command.service import CommandService, Load
+from quant_llm_ros.command.statistics import LatencySummary, LatencyWindow
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import QuantLlmError
-from quant_llm_ros.nodes import messages, qos
+from quant_llm_ros.nodes import messages, qos, tracing
 from quant_llm_ros.nodes.parameters import Settings
 
 _LATENCY_TICK_S = 0.1
@@ -46,20 +48,29 @@ class Ticket:
 
 
 class Dispatcher:
-    """Takes commands while it is open, and publishes their decisions and the latency statistics.
+    """Takes commands while it is open; publishes decisions, latency statistics and heartbeat.
 
     Exists while the node is configured, so commands are numbered from 1 since then.
+
+    Attributes:
+        hung: The thread that the model does not come back from, after ``close`` has failed.
+        hung_in: The understander that this thread uses, and closes when it comes back.
     """
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: LifecycleNode, on_stall: Callable[[str], None]) -> None:
         """Create the publishers, which the node's activation enables.
 
         Args:
-            node: The node whose topics ``decision`` and ``latency`` are served.
+            node: The node whose topics ``decision``, ``latency`` and ``heartbeat`` are served.
+            on_stall: Told the reason when the model has stalled, from a thread of its own.
         """
         self._node = node
+        self._on_stall = on_stall
+        self.hung: threading.Thread | None = None
+        self.hung_in: Understander | None = None
         self._decisions = node.create_lifecycle_publisher(DecisionMsg, "decision", qos.DECISION)
         self._latency = node.create_lifecycle_publisher(LatencyStats, "latency", qos.LATENCY)
+        self._heartbeat = node.create_lifecycle_publisher(Heartbeat, "heartbeat", qos.HEARTBEAT)
         self._service: CommandService | None = None
         self._gate = threading.Lock()  # nothing is submitted while the service is swapped
         self._numbers = itertools.count(1)
@@ -68,12 +79,23 @@ class Dispatcher:
         self._period_s = 0.0
         self._due = False
         self._published_s = 0.0
-        self._timer: Timer | None = None
+        self._timers: list[Timer] = []
+        self._ticking = threading.Lock()  # no timer is amid its publication when it is destroyed
 
     @property
     def is_open(self) -> bool:
         """Whether commands are taken."""
         return self._service is not None
+
+    @property
+    def load(self) -> Load:
+        """What the model does now."""
+        service = self._service
+        return service.load if service is not None else Load()
+
+    def summary(self) -> LatencySummary:
+        """Give the latency statistics."""
+        return self._window.summary()
 
     def open(self, understander: Understander, settings: Settings) -> None:
         """Begin to take commands."""
@@ -84,13 +106,18 @@ class Dispatcher:
                 understander,
                 _ignore,
                 capacity=settings.queue_capacity,
+                policy=QueuePolicy(settings.queue_policy),
                 default_deadline_s=settings.deadline_s,
                 conversation_s=settings.conversation_s,
+                stall_timeout_s=settings.stall_timeout_s,
+                on_stall=self._on_stall,
             )
-        # By the steady clock: with use_sim_time and a paused simulation it has to go on.
-        self._timer = self._node.create_timer(
-            _LATENCY_TICK_S, self._publish_latency, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        # By the steady clock: with use_sim_time and a paused simulation they have to go on.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers = [
+            self._node.create_timer(_LATENCY_TICK_S, self._publish_latency, clock=steady),
+            self._node.create_timer(qos.HEARTBEAT_PERIOD_S, self._beat, clock=steady),
+        ]
 
     def apply(self, settings: Settings) -> None:
         """Take over parameters that can change at any time."""
@@ -102,6 +129,8 @@ class Dispatcher:
             if self._service is not None:
                 self._service.default_deadline_s = settings.deadline_s
                 self._service.capacity = settings.queue_capacity
+                self._service.policy = QueuePolicy(settings.queue_policy)
+                self._service.stall_timeout_s = settings.stall_timeout_s
                 self._service.conversation.lasts_s = settings.conversation_s
 
     def close(self) -> None:
@@ -112,18 +141,29 @@ class Dispatcher:
         """
         with self._gate:
             service, self._service = self._service, None
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
-            self._timer = None
+        with self._ticking:
+            while self._timers:
+                self._node.destroy_timer(self._timers.pop())
         if service is not None and not service.close(_CLOSE_LIMIT_S):
-            raise QuantLlmError(f"the model did not stop within {_CLOSE_LIMIT_S:g} s")
+            self.hung, self.hung_in = service.worker, service.hung_in
+            stalled = service.load.stalled
+            raise QuantLlmError(stalled or f"the model did not stop within {_CLOSE_LIMIT_S:g} s")
+
+    def replace(self, understander: Understander) -> bool:
+        """Decide with another understander from the next command on.
+
+        Returns:
+            Whether the old one is free, and the caller's to close; false if a thread hangs in it.
+        """
+        service = self._service
+        return service.replace(understander) if service is not None else True
 
     def destroy(self) -> None:
         """Take the topics away."""
         # What was cancelled just now has to arrive before its publisher is gone.
         self._decisions.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGE_LIMIT_S))
-        self._node.destroy_lifecycle_publisher(self._decisions)
-        self._node.destroy_lifecycle_publisher(self._latency)
+        for publisher in (self._decisions, self._latency, self._heartbeat):
+            self._node.destroy_lifecycle_publisher(publisher)
 
     def submit(
         self,
@@ -144,6 +184,7 @@ class Dispatcher:
         refusal: Decision | None = None
         with self._gate:
             ticket = Ticket(next(self._numbers), on_message)
+            tracing.point(ticket.id, "received")
             service = self._service
             if service is None:
                 refusal = Decision(text, Status.CANCELLED, message="the node is not active")
@@ -158,7 +199,7 @@ class Dispatcher:
                 command = service.submit(
                     text,
                     deadline_s=deadline_s,
-                    on_stage=on_stage,
+                    on_stage=functools.partial(_on_stage, ticket.id, on_stage),
                     on_decision=functools.partial(self._on_decision, ticket),
                 )
                 ticket.on_cancel = functools.partial(service.cancel, command)
@@ -173,6 +214,7 @@ class Dispatcher:
                 decision, command_id=ticket.id, stamp=self._node.get_clock().now().to_msg()
             )
             self._decisions.publish(message)
+            tracing.point(ticket.id, f"decided {decision.status.name}")
             if ticket.on_message is not None:
                 ticket.on_message(message)
             self._window.add(decision)
@@ -192,12 +234,34 @@ class Dispatcher:
         self._due = False
         self._published_s = now_s
         stamp = self._node.get_clock().now().to_msg()
-        self._latency.publish(messages.latency_to_msg(self._window.summary(), stamp=stamp))
+        message = messages.latency_to_msg(self._window.summary(), stamp=stamp)
+        with self._ticking:
+            if self._timers:
+                self._latency.publish(message)
+
+    def _beat(self) -> None:
+        load = self.load
+        state = Heartbeat.STATE_BUSY if load.busy else Heartbeat.STATE_IDLE
+        message = Heartbeat(
+            header=Header(stamp=self._node.get_clock().now().to_msg()),
+            state=Heartbeat.STATE_STALLED if load.stalled else state,
+            waiting=load.waiting,
+            silent_s=load.silent_s,
+        )
+        with self._ticking:
+            if self._timers:
+                self._heartbeat.publish(message)
 
 
 def _ignore(command: Command, decision: Decision) -> None:
     # Each command brings its own callback, which knows the node's number for it.
     del command, decision
+
+
+def _on_stage(number: int, listener: Callable[[Stage], None] | None, stage: Stage) -> None:
+    tracing.point(number, stage.value)
+    if listener is not None:
+        listener(stage)
 
 
 def _summary(number: int, decision: Decision) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from quant_llm_ros.execution.settings import Settings
-from quant_llm_ros.nodes.parameter_table import ChoiceSpec
-from quant_llm_ros.nodes.parameters import Spec
+from quant_llm_ros.nodes.parameter_table import ChoiceSpec, Spec
 
 NAVIGATION = ("auto", "nav2", "goal_pose")
 ON_NEW_DECISION = ("preempt", "queue")
@@ -75,8 +74,7 @@ SPECS: tuple[Spec, ...] = (
     _spec("watch_understanding", "Stop when the understanding node is gone."),
     _spec(
         "understanding_timeout_s",
-        "How long the understanding node may publish nothing on latency, s; more than its "
-        "latency_period_s.",
+        "How long the understanding node may give no heartbeat, s; it gives 5 per second.",
         0.2,
         7200.0,
     ),

@@ -19,10 +19,18 @@ _FAILURE = TransitionCallbackReturn.FAILURE
 _ERROR = TransitionCallbackReturn.ERROR
 
 
+class EndingError(Exception):
+    """The process is about to end, so that a step is not worth completing; not logged."""
+
+
 class ManagedNode(LifecycleNode, abc.ABC):
     """A lifecycle node of four steps; a failing one is logged and undone.
 
     rclpy swallows the exceptions of lifecycle callbacks; here they end up in the node's log.
+
+    Attributes:
+        phase: The state of the lifecycle, or the transition that is under way.
+        failure: Why the last step failed; empty after the next one that configures the node.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -37,10 +45,18 @@ class ManagedNode(LifecycleNode, abc.ABC):
         self._loaded = False
         self._ending = False
         self._finalized = False
+        # A step does something that takes long, cannot be interrupted and owes nobody an answer.
+        self._opening = False
+        self.phase = "unconfigured"
+        self.failure = ""
 
     @property
     def default_callback_group(self) -> CallbackGroup:
-        """Group of the lifecycle and parameter services: none of them waits for another."""
+        """Group of the lifecycle and parameter services: none of them waits for another.
+
+        rclpy's own default lets one callback run at a time, so that a service call that loads a
+        model for seconds would hold up every other lifecycle and parameter call.
+        """
         return self._services_group
 
     @abc.abstractmethod
@@ -78,11 +94,11 @@ class ManagedNode(LifecycleNode, abc.ABC):
             timeout_s: How long to wait for a transition that is under way.
 
         Returns:
-            Whether that is done.
+            Whether that is done; false at once while a step cannot be interrupted.
         """
         self._ending = True
         end_s = time.monotonic() + timeout_s
-        while not self._finalized and time.monotonic() < end_s:
+        while not self._finalized and not self._opening and time.monotonic() < end_s:
             try:
                 self.trigger_shutdown()
             except RCLError:
@@ -92,10 +108,12 @@ class ManagedNode(LifecycleNode, abc.ABC):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load; what a failure leaves is freed."""
         self._loaded = True  # from here on the loading parameters must hold still
+        self.phase = "configuring"
         result = self._guarded("configure", self.load, _FAILURE)
         if result != _SUCCESS:
             self._free()
             return result
+        self.phase, self.failure = "inactive", ""
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -107,13 +125,19 @@ class ManagedNode(LifecycleNode, abc.ABC):
             if result != _SUCCESS:
                 self.close()
                 super().on_deactivate(state)
+            else:
+                self.phase = "active"
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the inputs."""
+        self.phase = "deactivating"
         result = self._guarded("deactivate", self.close, _ERROR)
+        if result != _SUCCESS:
+            return result
+        self.phase = "inactive"
         # The publishers last: what closing has to say must get out.
-        return super().on_deactivate(state) if result == _SUCCESS else result
+        return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free what was loaded."""
@@ -125,6 +149,7 @@ class ManagedNode(LifecycleNode, abc.ABC):
         result = self._guarded("shut down", self.close, _SUCCESS)
         self._guarded("shut down", self._free, _SUCCESS)
         self._finalized = True
+        self.phase = "finalized"
         return result
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -136,18 +161,21 @@ class ManagedNode(LifecycleNode, abc.ABC):
     def _free(self) -> None:
         self.free()
         self._loaded = False
+        self.phase = "unconfigured"
 
     def _guarded(
         self, action: str, run: Callable[[], None], on_exception: TransitionCallbackReturn
     ) -> TransitionCallbackReturn:
         try:
             run()
+        except EndingError:
+            return on_exception
         except (QuantLlmError, OSError) as error:
-            self.get_logger().error(f"cannot {action}: {error}")
+            self.failure = f"cannot {action}: {error}"
+            self.get_logger().error(self.failure)
             return on_exception
         except Exception as error:
-            self.get_logger().error(
-                f"cannot {action}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
-            )
+            self.failure = f"cannot {action}: {type(error).__name__}: {error}"
+            self.get_logger().error(f"{self.failure}\n{traceback.format_exc()}")
             return on_exception
         return _SUCCESS

@@ -1,8 +1,15 @@
-"""Quality-of-service profiles of the topics, by name instead of by repeated literals."""
+"""Quality-of-service profiles of all topics, by name instead of by repeated literals."""
 
 from __future__ import annotations
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.duration import Duration
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    LivelinessPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+)
 
 COMMAND = QoSProfile(
     # A lost command is a robot that ignores people. Late joiners must not get old commands:
@@ -54,3 +61,63 @@ LATENCY = QoSProfile(
     depth=1,
 )
 """Latency statistics."""
+
+HEARTBEAT_PERIOD_S = 0.2
+HEARTBEAT = QoSProfile(
+    # Whoever depends on the node asks for the deadline or the liveliness and is told by the
+    # middleware, without a timer of its own, when the node falls silent. Only publishing counts as
+    # alive: a middleware thread would go on in a process whose own threads stand still.
+    # Subscribers with the defaults match too.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    deadline=Duration(seconds=1.0),
+    liveliness=LivelinessPolicy.MANUAL_BY_TOPIC,
+    liveliness_lease_duration=Duration(seconds=1.0),
+)
+"""Signs of life."""
+
+DIAGNOSTICS = QoSProfile(
+    # As diagnostic_updater has it.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+"""Statuses for rqt_robot_monitor and aggregators."""
+
+SENSOR = QoSProfile(
+    # Best effort matches every publisher; only the newest counts, an old one is worse than none.
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+"""Odometry and laser scans, as they are received."""
+
+VELOCITY = QoSProfile(
+    # The newest is the only one that counts. Reliable, since bases subscribe either way.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+"""Velocity commands to the base, and all that the simulation publishes."""
+
+EXECUTION = QoSProfile(
+    # Every outcome counts.
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1000,
+)
+"""Reports about calls."""
+
+GOAL = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+"""Goal poses."""

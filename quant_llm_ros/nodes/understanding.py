@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import contextlib
-import ctypes
-import gc
-import os
-import time
+import threading
 import traceback
 from typing import Any
 
 from rclpy.action.server import RCLError
-from rclpy.callback_groups import (
-    CallbackGroup,
-    MutuallyExclusiveCallbackGroup,
-    ReentrantCallbackGroup,
-)
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.publisher import Publisher
+from rclpy.service import Service
 from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 from quant_llm_msgs.msg import BundleInfo
 from quant_llm_msgs.msg import KnownNames as KnownNamesMsg
+from quant_llm_msgs.srv import LoadBundle
+from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.understander import Understander
-from quant_llm_ros.errors import QuantLlmError
+from quant_llm_ros.errors import EngineError, QuantLlmError
 from quant_llm_ros.nodes import messages, qos
+from quant_llm_ros.nodes.diagnostics import Diagnostics
 from quant_llm_ros.nodes.dispatcher import Dispatcher
 from quant_llm_ros.nodes.goals import UnderstandServer
-from quant_llm_ros.nodes.parameters import NodeParameters, Settings
+from quant_llm_ros.nodes.health import Health, Recently, Snapshot, statuses
+from quant_llm_ros.nodes.loading import open_understander, return_memory
+from quant_llm_ros.nodes.managed import EndingError, ManagedNode
+from quant_llm_ros.nodes.parameter_table import ParameterTable
+from quant_llm_ros.nodes.parameters import Settings, SPECS
 
 NODE_NAME = "understanding"
 
 _GOALS_LIMIT_S = 1.0
-
-_SUCCESS = TransitionCallbackReturn.SUCCESS
-_FAILURE = TransitionCallbackReturn.FAILURE
-_ERROR = TransitionCallbackReturn.ERROR
+# A thread that hangs in the model cannot be ended and holds the model's memory, a few hundred MB.
+_MOST_HUNG = 3
 
 
-class _EndingError(Exception):
-    """The process is about to end, so that a transition is not worth completing."""
-
-
-class UnderstandingNode(LifecycleNode):
+class UnderstandingNode(ManagedNode):
     """Understands text commands; the model runs in a thread of its own, never in the executor's.
 
     States: *unconfigured* holds no model; *configure* verifies, loads and self-tests the bundle
     and publishes ``bundle``; *active* takes commands from the topic ``command`` and the action
-    ``understand`` and publishes a ``decision`` for each, and ``latency``; *deactivate* answers
-    whatever is in flight with CANCELLED; *cleanup* frees the model. A configuration that fails
-    leaves the node unconfigured with the reason in its log.
+    ``understand`` and publishes a ``decision`` for each, ``latency`` and ``heartbeat``;
+    *deactivate* answers whatever is in flight with CANCELLED; *cleanup* frees the model. A
+    configuration that fails leaves the node unconfigured with the reason in its log and in
+    ``/diagnostics``, which is published in every state.
+
+    A model that stalls is an error of the lifecycle: the node goes back to unconfigured, and with
+    ``autostart`` up again.
 
     Needs an executor with several threads: transitions that take long occupy one.
     """
@@ -62,190 +58,90 @@ class UnderstandingNode(LifecycleNode):
         Args:
             **options: For ``rclpy.lifecycle.LifecycleNode``.
         """
-        self._services_group = ReentrantCallbackGroup()
         super().__init__(NODE_NAME, **options)
         # Commands keep their order, so one at a time; taking one never waits for the model.
         self._command_group = MutuallyExclusiveCallbackGroup()
-        self._loaded = False
-        self._ending = False
-        self._finalized = False
-        self._opening = False
+        # Held while what is served changes, never while it is loaded or used.
+        self._lock = threading.RLock()
+        self._loading = threading.Lock()
         self._understander: Understander | None = None
+        self._known: tuple[KnownNames, KnownNames] | None = None
         self._dispatcher: Dispatcher | None = None
         self._goals: UnderstandServer | None = None
         self._bundle_publisher: Publisher | None = None
         self._subscription: Subscription | None = None
         self._names_subscription: Subscription | None = None
-        self._settings_source = NodeParameters(
-            self, is_loaded=lambda: self._loaded, on_change=self._apply
+        self._load_service: Service | None = None
+        self._hung: list[threading.Thread] = []
+        self._stalls = 0
+        self._recently = Recently()
+        self._table: ParameterTable[Settings] = ParameterTable(
+            self, SPECS, Settings, is_loaded=lambda: self._loaded, on_change=self._apply
         )
-
-    @property
-    def default_callback_group(self) -> CallbackGroup:
-        """Group of the lifecycle and parameter services.
-
-        rclpy's own default lets one callback run at a time, so that a service call that loads a
-        model for seconds would hold up every other lifecycle and parameter call.
-        """
-        return self._services_group
+        self._diagnostics = Diagnostics(self, self._health)
 
     @property
     def wants_autostart(self) -> bool:
         """Whether the node shall configure and activate itself."""
-        return self._settings_source.settings.autostart
-
-    def autostart(self) -> None:
-        """Configure and activate; a failure leaves the node up, with what to do in its log."""
-        if self.trigger_configure() == _SUCCESS and self.trigger_activate() == _SUCCESS:
-            return
-        if not self._ending:
-            name = self.get_fully_qualified_name()
-            self.get_logger().error(
-                "autostart failed, the node stays up: correct what is wrong, for a parameter "
-                f"with `ros2 param set {name} <parameter> <value>`, then `ros2 lifecycle set "
-                f"{name} configure` and `ros2 lifecycle set {name} activate`"
-            )
+        return self._table.settings.autostart
 
     def end(self, timeout_s: float) -> bool:
-        """Answer what is in flight, free the model and finish the lifecycle.
+        """Finish the lifecycle.
 
         Args:
             timeout_s: How long to wait for a transition that is under way.
 
         Returns:
-            Whether that is done; false at once while a model is being loaded, which cannot be
-            interrupted and has nothing to answer.
+            Whether that is done, and no thread hangs in the model.
         """
-        self._ending = True
-        end_s = time.monotonic() + timeout_s
-        while not self._finalized and not self._opening and time.monotonic() < end_s:
-            try:
-                self.trigger_shutdown()
-            except RCLError:
-                time.sleep(0.02)  # a transition is under way in another thread
-        return self._finalized
+        return super().end(timeout_s) and not self._hanging()
 
-    # Lifecycle. rclpy swallows the exceptions of these callbacks, so each runs inside _guarded.
+    # The steps of the lifecycle.
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def load(self) -> None:
         """Verify, load and self-test the bundle; publish what is served."""
-        self._loaded = True  # from here on the loading parameters must hold still
-        result = self._guarded("configure", self._configure, _FAILURE)
-        if result != _SUCCESS:
-            self._free()
-            return result
-        return super().on_configure(state)
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the inputs."""
-        # The publishers first: a command may come as soon as there is a subscription.
-        result = super().on_activate(state)
-        if result == _SUCCESS:
-            result = self._guarded("activate", self._open_inputs, _FAILURE)
-            if result != _SUCCESS:
-                self._close_inputs()
-                super().on_deactivate(state)
-        return result
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the inputs; whatever is in flight gets the decision CANCELLED."""
-        result = self._guarded("deactivate", self._close_inputs, _ERROR)
-        # The publishers last: the CANCELLED decisions have to get out.
-        return super().on_deactivate(state) if result == _SUCCESS else result
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the model."""
-        result = self._guarded("clean up", self._free, _ERROR)
-        return super().on_cleanup(state) if result == _SUCCESS else result
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the inputs and free the model."""
-        result = self._guarded("shut down", self._close_inputs, _SUCCESS)
-        self._guarded("shut down", self._free, _SUCCESS)
-        self._finalized = True
-        return result
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Drop everything and go back to unconfigured, from where a new start is possible."""
-        self.get_logger().error("recovering from the error: back to unconfigured")
-        self._guarded("recover", self._close_inputs, _SUCCESS)
-        return self._guarded("recover", self._free, _FAILURE)
-
-    def _guarded(
-        self,
-        action: str,
-        run: Callable[[], None],
-        on_exception: TransitionCallbackReturn,
-    ) -> TransitionCallbackReturn:
-        try:
-            run()
-        except _EndingError:
-            return on_exception
-        except (QuantLlmError, OSError) as error:
-            self.get_logger().error(f"cannot {action}: {error}")
-            return on_exception
-        except Exception as error:
-            self.get_logger().error(
-                f"cannot {action}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+        self._table.require_valid()
+        settings = self._table.settings
+        if self._hanging() >= _MOST_HUNG:
+            raise EngineError(
+                f"{self._hanging()} threads hang in the model and hold their memory; start the "
+                "process anew"
             )
-            return on_exception
-        return _SUCCESS
-
-    def _configure(self) -> None:
-        self._settings_source.require_valid()
-        settings = self._settings_source.settings
-        if not settings.bundle:
-            raise QuantLlmError(
-                "the parameter 'bundle' is empty; set it to the folder of a bundle (make one "
-                "with `make bundle` or `quant_llm quantize`)"
-            )
-        path = os.path.expanduser(settings.bundle)
-        skills = os.path.expanduser(settings.skills) or None
-        self.get_logger().info(f"loading the bundle {path} ...")
+        self.get_logger().info(f"loading the bundle {settings.bundle} ...")
         self._opening = True
         try:
             if self._ending:
-                raise _EndingError
-            self._understander = understander = Understander.open(
-                path,
-                skills,
-                threads=settings.threads,
-                max_command_chars=settings.max_command_chars,
-                min_confidence=settings.min_confidence,
-            )
-            _require_accuracy(understander, settings.min_accuracy)
+                raise EndingError
+            understander = open_understander(settings, settings.bundle, settings.skills)
+            self._understander = understander
             if self._ending:
-                raise _EndingError
+                raise EndingError
         finally:
             self._opening = False
-        stamp = self.get_clock().now().to_msg()
-        info = messages.bundle_to_msg(understander, stamp=stamp)
-        self._dispatcher = dispatcher = Dispatcher(self)
+        self._known = None
+        self._dispatcher = dispatcher = Dispatcher(self, self._on_stall)
         self._goals = UnderstandServer(
             self, "understand", dispatcher.submit, lambda: dispatcher.is_open
         )
         self._names_subscription = self.create_subscription(
             KnownNamesMsg,
             "known_names",
-            lambda message: self._know(understander, message),
+            self._on_known_names,
             qos.KNOWN_NAMES,
             callback_group=self._command_group,
         )
+        self._load_service = self.create_service(LoadBundle, "~/load_bundle", self._on_load_bundle)
         # Not a lifecycle publisher: what is loaded is of interest before activation.
         self._bundle_publisher = self.create_publisher(BundleInfo, "bundle", qos.BUNDLE)
-        self._bundle_publisher.publish(info)
-        self.get_logger().info(
-            f"bundle '{info.name}' loaded in {info.load_ms / 1e3:.1f} s: {info.model}, "
-            f"{info.size_bytes / 1e6:.0f} MB, {len(info.skills)} skills, {info.runtime} on "
-            f"{info.provider} with {settings.threads} threads; self-test: relative error "
-            f"{info.selftest_relative_error:.2g}"
-        )
+        self._announce(understander)
 
-    def _open_inputs(self) -> None:
-        understander, dispatcher = self._understander, self._dispatcher
-        assert understander is not None
+    def open(self) -> None:
+        """Open the inputs."""
+        dispatcher = self._dispatcher
         assert dispatcher is not None
-        dispatcher.open(understander, self._settings_source.settings)
+        with self._lock:
+            assert self._understander is not None
+            dispatcher.open(self._understander, self._table.settings)
         self._subscription = self.create_subscription(
             String,
             "command",
@@ -255,36 +151,50 @@ class UnderstandingNode(LifecycleNode):
         )
         self.get_logger().info("ready for commands")
 
-    def _close_inputs(self) -> None:
+    def close(self) -> None:
+        """Close the inputs; whatever is in flight gets the decision CANCELLED."""
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
-        if self._dispatcher is not None:
-            self._dispatcher.close()
-        if self._goals is not None and not self._goals.wait_finished(_GOALS_LIMIT_S):
-            self.get_logger().warning(f"{self._goals.pending} goals remain without a result")
+        try:
+            if self._dispatcher is not None:
+                self._dispatcher.close()
+        finally:
+            if self._dispatcher is not None and self._dispatcher.hung is not None:
+                self._hung.append(self._dispatcher.hung)
+                self._dispatcher.hung = None
+            if self._goals is not None and not self._goals.wait_finished(_GOALS_LIMIT_S):
+                self.get_logger().warning(f"{self._goals.pending} goals remain without a result")
 
-    def _free(self) -> None:
-        if self._dispatcher is not None:
-            self._dispatcher.destroy()
-            self._dispatcher = None
-        if self._goals is not None:
-            self._goals.destroy()
-            self._goals = None
-        if self._names_subscription is not None:
-            self.destroy_subscription(self._names_subscription)
-            self._names_subscription = None
-        if self._bundle_publisher is not None:
-            self.destroy_publisher(self._bundle_publisher)
-            self._bundle_publisher = None
-        understander, self._understander = self._understander, None
+    def free(self) -> None:
+        """Free the model."""
+        with self._lock:
+            hung_in = self._dispatcher.hung_in if self._dispatcher is not None else None
+            understander, self._understander = self._understander, None
+            if self._load_service is not None:
+                self.destroy_service(self._load_service)
+                self._load_service = None
+            if self._dispatcher is not None:
+                self._dispatcher.destroy()
+                self._dispatcher = None
+            if self._goals is not None:
+                self._goals.destroy()
+                self._goals = None
+            if self._names_subscription is not None:
+                self.destroy_subscription(self._names_subscription)
+                self._names_subscription = None
+            if self._bundle_publisher is not None:
+                self.destroy_publisher(self._bundle_publisher)
+                self._bundle_publisher = None
         if understander is not None:
-            understander.close()
-            del understander
-            _return_memory()
-        self._loaded = False
+            if understander is not hung_in:
+                understander.close()
+            del understander, hung_in
+            return_memory()
 
-    def _know(self, understander: Understander, message: KnownNamesMsg) -> None:
+    # What may come at any time.
+
+    def _on_known_names(self, message: KnownNamesMsg) -> None:
         """Take over names of places and things."""
         try:
             places = messages.known_names_from_msg(message.places)
@@ -292,40 +202,124 @@ class UnderstandingNode(LifecycleNode):
         except ValueError as error:
             self.get_logger().error(f"known_names: {error}; the names known before stay")
             return
-        understander.know(places=places, objects=objects)
+        with self._lock:
+            self._known = (places, objects)
+            if self._understander is not None:
+                self._understander.know(places=places, objects=objects)
         self.get_logger().info(
             f"knows {len(places.names)} places and {len(objects.names)} things by name"
         )
 
     def _apply(self, settings: Settings) -> None:
         """Take over parameters that changed at run time."""
-        if self._understander is not None:
-            self._understander.min_confidence = settings.min_confidence
-        if self._dispatcher is not None:
-            self._dispatcher.apply(settings)
+        with self._lock:
+            if self._understander is not None:
+                self._understander.min_confidence = settings.min_confidence
+            if self._dispatcher is not None:
+                self._dispatcher.apply(settings)
 
+    # Another bundle while the node runs.
 
-def _require_accuracy(understander: Understander, least: float) -> None:
-    """Refuse a bundle that was measured to be worse, or not at all."""
-    bundle = understander.bundle
-    if least <= 0.0 or bundle is None:
-        return
-    accuracy = bundle.figures.get("accuracy")
-    if accuracy is None:
-        raise QuantLlmError(
-            f"{bundle.path}: was never evaluated, but min_accuracy is {least:g}; build it by a "
-            "recipe with `accuracy`, or set min_accuracy to 0"
+    def _on_load_bundle(
+        self, request: LoadBundle.Request, response: LoadBundle.Response
+    ) -> LoadBundle.Response:
+        if not self._loading.acquire(blocking=False):
+            response.message = "another bundle is being loaded; try again when that is done"
+            return response
+        try:
+            self._change_to(request.bundle or self._table.settings.bundle, request.skills)
+            response.success = True
+        except (QuantLlmError, OSError) as error:
+            response.message = str(error)
+        except Exception as error:
+            response.message = f"{type(error).__name__}: {error}"
+            self.get_logger().error(traceback.format_exc())
+        finally:
+            self._loading.release()
+        with self._lock:
+            if self._understander is not None:
+                response.info = self._info(self._understander)
+        if not response.success:
+            response.message = messages.sendable(response.message)
+            self.get_logger().error(
+                f"cannot change the bundle: {response.message}; "
+                f"'{response.info.name}' is served as before"
+            )
+        return response
+
+    def _change_to(self, bundle: str, skills: str) -> None:
+        with self._lock:
+            old = self._understander
+        self.get_logger().info(f"loading the bundle {bundle} beside the present one ...")
+        new = open_understander(self._table.settings, bundle, skills)
+        with self._lock:
+            dispatcher = self._dispatcher
+            if old is None or dispatcher is None or self._understander is not old or self._ending:
+                new.close()
+                raise QuantLlmError("the node was cleaned up meanwhile; configure it again")
+            if self._known is not None:
+                new.know(places=self._known[0], objects=self._known[1])
+            new.min_confidence = self._table.settings.min_confidence
+            self._understander = new
+        # So that the next configuration, as after a stall, brings the same.
+        self._table.adopt(bundle=bundle, skills=skills)
+        if dispatcher.replace(new):
+            old.close()
+        del old
+        return_memory()
+        with self._lock:
+            if self._understander is new:
+                self._announce(new)
+
+    def _announce(self, understander: Understander) -> None:
+        info = self._info(understander)
+        assert self._bundle_publisher is not None
+        self._bundle_publisher.publish(info)
+        self.get_logger().info(
+            f"bundle '{info.name}' loaded in {info.load_ms / 1e3:.1f} s: {info.model}, "
+            f"{info.size_bytes / 1e6:.0f} MB, {len(info.skills)} skills, {info.runtime} on "
+            f"{info.provider} with {self._table.settings.threads} threads; self-test: relative "
+            f"error {info.selftest_relative_error:.2g}"
         )
-    if accuracy < least:
-        raise QuantLlmError(
-            f"{bundle.path}: got {accuracy:.1%} of its own evaluation right, less than "
-            f"min_accuracy, {least:.1%}; use a better bundle or lower min_accuracy"
+
+    def _info(self, understander: Understander) -> BundleInfo:
+        return messages.bundle_to_msg(understander, stamp=self.get_clock().now().to_msg())
+
+    # A model that does not come back.
+
+    def _on_stall(self, reason: str) -> None:
+        """Have the lifecycle take notice; from the thread that watches the model."""
+        self._stalls += 1
+        self.get_logger().error(f"{reason}; all commands in flight got the decision ERROR")
+        if self.executor is not None:
+            self.executor.create_task(self._recover)
+
+    def _recover(self) -> None:
+        try:
+            # Its step fails, since the model is in use, and that leads through the error state.
+            self.trigger_deactivate()
+        except RCLError:
+            return  # somebody else's transition is under way and meets the same failure
+        if self.wants_autostart and not self._ending:
+            self.autostart()
+
+    def _hanging(self) -> int:
+        self._hung = [thread for thread in self._hung if thread.is_alive()]
+        return len(self._hung)
+
+    def _health(self) -> list[Health]:
+        with self._lock:
+            understander, dispatcher = self._understander, self._dispatcher
+        return statuses(
+            Snapshot(
+                phase=self.phase,
+                failure=self.failure,
+                settings=self._table.settings,
+                understander=understander,
+                load=dispatcher.load if dispatcher is not None else None,
+                summary=dispatcher.summary() if dispatcher is not None else None,
+                stalls=self._stalls,
+                hanging=self._hanging(),
+            ),
+            self._recently,
         )
-
-
-def _return_memory() -> None:
-    """Give freed memory back to the system, which other programs of the robot can use."""
-    gc.collect()
-    # glibc keeps what a program frees: 200 MB after a model of 90 MB.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
