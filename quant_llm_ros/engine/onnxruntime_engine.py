@@ -1,4 +1,4 @@
-"""The engine that needs no GPU: ONNX Runtime on the CPU."""
+"""The engine that needs no GPU: ONNX Runtime, on the CPU or where a GPU provider is wanted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVecto
 
 from quant_llm_ros.engine.bundle import Bundle, MODEL
 from quant_llm_ros.engine.protocol import EngineInfo
+from quant_llm_ros.engine.providers import (
+    check_in_use,
+    CPU,
+    ENGINE_CACHE,
+    RECORD_PLACEMENT,
+    resolve,
+    session_providers,
+)
 from quant_llm_ros.errors import ContextOverflowError, EngineError
 
 # The first with the operators of opset 23, and with MatMulNBits at 8 bits.
 _NEEDED_VERSION = (1, 23)
-_PROVIDER = "CPUExecutionProvider"
 
 
 class OnnxRuntimeEngine:
@@ -51,9 +58,12 @@ class OnnxRuntimeEngine:
         past_names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
         self._feed_names = ["input_ids", "logit_positions", *past_names]
         self._fetch_names = [output.name for output in session.get_outputs()]
-        self._devices = [OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)] * len(
-            self._fetch_names
-        )
+        # The logits are read here; the cache stays where the model runs.
+        self._device = "cpu" if session.get_providers()[0] == "CPUExecutionProvider" else "cuda"
+        kind = OrtDevice.cpu() if self._device == "cpu" else OrtDevice.cuda()
+        on_cpu = OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)
+        there = OrtDevice(kind, OrtDevice.default_memory(), 0)
+        self._devices = [on_cpu] + [there] * (len(self._fetch_names) - 1)
         self._run_options = onnxruntime.RunOptions()
         empty = np.zeros(
             (1, bundle.model.key_value_heads, 0, bundle.model.head_dim), dtype=np.float32
@@ -64,19 +74,30 @@ class OnnxRuntimeEngine:
         self._marked = (self._length, self._cache)
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int = 2, exact: bool = False) -> OnnxRuntimeEngine:
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        provider: str = CPU,
+        threads: int = 2,
+        exact: bool = False,
+        allow_fallback: bool = False,
+    ) -> OnnxRuntimeEngine:
         """Load a bundle's model.
 
         Args:
             bundle: With target ``ort``.
+            provider: One of ``providers.PROVIDERS``.
             threads: CPU threads of a pass, at least 1.
             exact: Compute in FP32 throughout; slower, to check the export.
+            allow_fallback: Let ONNX Runtime fall back to a slower provider; else that is an error.
 
         Returns:
             The engine, with an empty cache.
 
         Raises:
-            EngineError: The bundle is for another runtime, or ONNX Runtime cannot load it.
+            EngineError: The bundle is for another runtime, ONNX Runtime cannot load it, or the
+                provider does not run it.
         """
         started = time.perf_counter()
         if threads < 1:
@@ -85,11 +106,24 @@ class OnnxRuntimeEngine:
             raise EngineError(
                 f"{bundle.path} is built for {bundle.target}; ONNX Runtime needs target ort"
             )
+        provider = resolve(provider)
+        options = session_options(threads, exact)
+        if provider != CPU:
+            options.add_session_config_entry(RECORD_PLACEMENT, "1")
+            # CUDA and cuDNN may come as wheels, which the loader does not find by itself.
+            getattr(onnxruntime, "preload_dlls", lambda: None)()
         try:
             session = onnxruntime.InferenceSession(
-                str(bundle.file(MODEL)), session_options(threads, exact), providers=[_PROVIDER]
+                str(bundle.file(MODEL)),
+                options,
+                providers=session_providers(
+                    provider, bundle.path / ENGINE_CACHE / "onnxruntime-tensorrt"
+                ),
+                enable_fallback=0,  # of its Python layer, which would say so on standard output
             )
             engine_inputs = {value.name for value in session.get_inputs()}
+        except EngineError:
+            raise
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             raise EngineError(_load_failure(bundle, error)) from error
         expected = {"input_ids", "logit_positions"} | {
@@ -102,7 +136,7 @@ class OnnxRuntimeEngine:
             )
         info = EngineInfo(
             runtime=f"onnxruntime {onnxruntime.__version__}",
-            provider=session.get_providers()[0],
+            provider=check_in_use(session, provider, allow_fallback=allow_fallback),
             load_ms=(time.perf_counter() - started) * 1e3,
         )
         return cls(session, info, bundle)
@@ -202,7 +236,7 @@ class OnnxRuntimeEngine:
             return
         self._cache = [
             onnxruntime.OrtValue.ortvalue_from_numpy(
-                np.ascontiguousarray(value.numpy()[:, :, : self._length])
+                np.ascontiguousarray(value.numpy()[:, :, : self._length]), self._device
             )
             for value in self._cache
         ]
