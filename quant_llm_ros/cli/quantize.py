@@ -49,7 +49,8 @@ def _with_reference_decisions(bundle: Bundle, commands: Sequence[str]) -> Bundle
     engine = open_on_cpu(bundle)
     try:
         understander = Understander.of_bundle(bundle, engine, registry)
-        tried = reference_decisions.sentences(registry, commands)
+        spread = commands[:: max(1, len(commands) // reference_decisions.MOST)]
+        tried = reference_decisions.sentences(registry, spread)
         references = reference_decisions.record(understander.understand, tried)
     finally:
         engine.close()

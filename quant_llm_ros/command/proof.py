@@ -60,7 +60,7 @@ def prove(
         engine.close()
     # Where other programs gave more back meanwhile, this says nothing about the engine.
     if available is not None and left is not None and available > left:
-        memory["machine"] = available - left
+        memory["drop_of_available"] = available - left
     figures = {
         "logits": {
             "relative_error": logits.relative_error,
