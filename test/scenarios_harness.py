@@ -26,7 +26,7 @@ from quant_llm_msgs.msg import Decision, Execution
 from quant_llm_ros.command.decision import Safety, SkillCall
 from quant_llm_ros.execution.report import State
 from quant_llm_ros.geometry import Pose, wrap, yaw_of
-from quant_llm_ros.nodes import executor_qos, messages, qos
+from quant_llm_ros.nodes import messages, qos
 
 START_S = 120.0
 REPLY_S = 60.0
@@ -65,13 +65,11 @@ class Bench:
         self._publisher: Any = None
         self._speaker: Any = None
         node = self.node
-        node.create_subscription(
-            Execution, "execution", self.reports.append, executor_qos.EXECUTION
-        )
+        node.create_subscription(Execution, "execution", self.reports.append, qos.EXECUTION)
         node.create_subscription(
             Twist, "cmd_vel", lambda m: self.commands.append((time.monotonic(), m)), 1000
         )
-        node.create_subscription(PoseStamped, "true_pose", self._on_pose, executor_qos.VELOCITY)
+        node.create_subscription(PoseStamped, "true_pose", self._on_pose, qos.VELOCITY)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(node)
         self._spinner = threading.Thread(target=self._spin, daemon=True)

@@ -68,10 +68,10 @@ def test_failed_configuration_is_logged_and_can_be_repeated(
 def test_error_in_a_transition_leads_back_to_unconfigured(
     node: UnderstandingNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(node, "_configure", lambda: None)
+    monkeypatch.setattr(node, "load", lambda: None)
     assert node.trigger_configure() == SUCCESS
     with monkeypatch.context() as broken:
-        broken.setattr(node, "_free", lambda: 1 / 0)
+        broken.setattr(node, "free", lambda: 1 / 0)
         assert node.trigger_cleanup() == ERROR  # finalized: even the recovery fails
     assert "recovering" in capfd.readouterr().err
 
@@ -82,12 +82,12 @@ def test_recovery_after_a_model_that_does_not_stop(
     def stuck() -> None:
         raise EngineError("the model did not stop")
 
-    monkeypatch.setattr(node, "_configure", lambda: None)
-    monkeypatch.setattr(node, "_open_inputs", lambda: None)
+    monkeypatch.setattr(node, "load", lambda: None)
+    monkeypatch.setattr(node, "open", lambda: None)
     assert node.trigger_configure() == SUCCESS
     assert node.trigger_activate() == SUCCESS
     with monkeypatch.context() as broken:
-        broken.setattr(node, "_close_inputs", stuck)
+        broken.setattr(node, "close", stuck)
         assert node.trigger_deactivate() == ERROR
     assert "the model did not stop" in capfd.readouterr().err
     # Unconfigured, from where everything is possible again.
@@ -98,8 +98,8 @@ def test_recovery_after_a_model_that_does_not_stop(
 def test_end_is_possible_from_every_state(
     node: UnderstandingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node, "_configure", lambda: None)
-    monkeypatch.setattr(node, "_open_inputs", lambda: None)
+    monkeypatch.setattr(node, "load", lambda: None)
+    monkeypatch.setattr(node, "open", lambda: None)
     node.trigger_configure()
     node.trigger_activate()
     assert node.end(1.0)

@@ -34,7 +34,7 @@ from quant_llm_ros.execution.settings import Settings
 from quant_llm_ros.execution.tasks import GoTo, Task, TaskMaker
 from quant_llm_ros.execution.watch import Watch
 from quant_llm_ros.geometry import Pose, STANDSTILL, Velocity, yaw_of
-from quant_llm_ros.nodes import executor_qos, messages, qos
+from quant_llm_ros.nodes import messages, qos
 from quant_llm_ros.nodes.executor_goals import Actions, navigate_to_pose
 from quant_llm_ros.nodes.executor_parameters import SPECS
 from quant_llm_ros.nodes.managed import ManagedNode
@@ -109,9 +109,9 @@ class ExecutorNode(ManagedNode):
         self._with_nav2 = has_nav2 and settings.navigation != "goal_pose"
         self._actions = Actions(self, self._settings, self._group)
         kind = TwistStamped if settings.stamped_cmd_vel else Twist
-        self._velocity = self._publisher(kind, "cmd_vel", executor_qos.VELOCITY)
-        self._execution = self._publisher(Execution, "execution", executor_qos.EXECUTION)
-        self._goal = self._publisher(PoseStamped, "goal_pose", executor_qos.GOAL)
+        self._velocity = self._publisher(kind, "cmd_vel", qos.VELOCITY)
+        self._execution = self._publisher(Execution, "execution", qos.EXECUTION)
+        self._goal = self._publisher(PoseStamped, "goal_pose", qos.GOAL)
         self.get_logger().info(
             f"{len(self._places)} known places; drives to them by "
             f"{'Nav2' if self._with_nav2 else 'goal_pose'}"
@@ -134,7 +134,7 @@ class ExecutorNode(ManagedNode):
         self._sequencer = Sequencer(
             maker, self._watch, self._settings, report=self._report, drive=self._drive
         )
-        senses, sensor = self._sense_group, executor_qos.SENSOR
+        senses, sensor = self._sense_group, qos.SENSOR
         self._subscribe(OdometryMsg, "odom", self._on_odometry, sensor, senses)
         self._subscribe(LaserScan, "scan", self._on_scan, sensor, senses)
         self._subscribe(LatencyStats, "latency", self._on_latency, qos.LATENCY, senses)

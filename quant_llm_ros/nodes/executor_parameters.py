@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from quant_llm_ros.execution.settings import Settings
-from quant_llm_ros.nodes.parameter_table import ChoiceSpec
-from quant_llm_ros.nodes.parameters import Spec
+from quant_llm_ros.nodes.parameter_table import ChoiceSpec, Spec
 
 NAVIGATION = ("auto", "nav2", "goal_pose")
 ON_NEW_DECISION = ("preempt", "queue")

@@ -19,6 +19,10 @@ _FAILURE = TransitionCallbackReturn.FAILURE
 _ERROR = TransitionCallbackReturn.ERROR
 
 
+class EndingError(Exception):
+    """The process is about to end, so that a step is not worth completing; not logged."""
+
+
 class ManagedNode(LifecycleNode, abc.ABC):
     """A lifecycle node of four steps; a failing one is logged and undone.
 
@@ -37,10 +41,16 @@ class ManagedNode(LifecycleNode, abc.ABC):
         self._loaded = False
         self._ending = False
         self._finalized = False
+        # A step does something that takes long, cannot be interrupted and owes nobody an answer.
+        self._opening = False
 
     @property
     def default_callback_group(self) -> CallbackGroup:
-        """Group of the lifecycle and parameter services: none of them waits for another."""
+        """Group of the lifecycle and parameter services: none of them waits for another.
+
+        rclpy's own default lets one callback run at a time, so that a service call that loads a
+        model for seconds would hold up every other lifecycle and parameter call.
+        """
         return self._services_group
 
     @abc.abstractmethod
@@ -78,11 +88,11 @@ class ManagedNode(LifecycleNode, abc.ABC):
             timeout_s: How long to wait for a transition that is under way.
 
         Returns:
-            Whether that is done.
+            Whether that is done; false at once while a step cannot be interrupted.
         """
         self._ending = True
         end_s = time.monotonic() + timeout_s
-        while not self._finalized and time.monotonic() < end_s:
+        while not self._finalized and not self._opening and time.monotonic() < end_s:
             try:
                 self.trigger_shutdown()
             except RCLError:
@@ -142,6 +152,8 @@ class ManagedNode(LifecycleNode, abc.ABC):
     ) -> TransitionCallbackReturn:
         try:
             run()
+        except EndingError:
+            return on_exception
         except (QuantLlmError, OSError) as error:
             self.get_logger().error(f"cannot {action}: {error}")
             return on_exception

@@ -7,15 +7,93 @@ import dataclasses
 import difflib
 from typing import Any, Generic, TypeVar
 
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from quant_llm_ros.errors import QuantLlmError
-from quant_llm_ros.nodes.parameters import Spec
 
 SettingsT = TypeVar("SettingsT")
+
+
+_TYPE_NAMES: dict[type, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a double",
+    bool: "true or false",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What one parameter may be.
+
+    Attributes:
+        name: Its name, with the unit where it has one.
+        default: Value when none is given; its type is the parameter's.
+        description: What it does, for ``ros2 param describe``.
+        low: Smallest value of a number.
+        high: Largest value of a number.
+        loading: It takes part in loading the model, so it can only change before that.
+        read_only: It is read once when the process starts.
+    """
+
+    name: str
+    default: str | int | float | bool
+    description: str
+    low: float = 0
+    high: float = 0
+    loading: bool = False
+    read_only: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the parameter has a range."""
+        return isinstance(self.default, (int, float)) and not isinstance(self.default, bool)
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Give the ROS description, with the range."""
+        descriptor = ParameterDescriptor(description=self.description, read_only=self.read_only)
+        if self.loading:
+            descriptor.additional_constraints = "can be set while the node is unconfigured"
+        if self.is_number and isinstance(self.default, int):
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+            ]
+        elif self.is_number:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
+            ]
+        return descriptor
+
+    def accept(self, value: Any) -> Any:
+        """Check a value given before the start.
+
+        Args:
+            value: The value as it was read from a file or the command line.
+
+        Returns:
+            The value in the parameter's type: a whole number is welcome where a double is wanted.
+
+        Raises:
+            QuantLlmError: Its type or size is wrong.
+        """
+        if isinstance(self.default, float) and type(value) is int:
+            value = float(value)
+        right_type = type(value) is type(self.default)
+        if not right_type or (self.is_number and not self.low <= value <= self.high):
+            limits = f" from {self.low:g} to {self.high:g}" if self.is_number else ""
+            raise QuantLlmError(
+                f"parameter '{self.name}' is {value!r}; "
+                f"expected {_TYPE_NAMES[type(self.default)]}{limits}"
+            )
+        return value
 
 
 @dataclasses.dataclass(frozen=True)

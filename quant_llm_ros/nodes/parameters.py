@@ -7,23 +7,10 @@ refused with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 import dataclasses
-import difflib
-from typing import Any
-
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
-from rclpy.exceptions import ParameterException
-from rclpy.node import Node
-from rclpy.parameter import Parameter
 
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
-from quant_llm_ros.errors import QuantLlmError
+from quant_llm_ros.nodes.parameter_table import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,80 +29,6 @@ class Settings:
     latency_window: int
     latency_period_s: float
     autostart: bool
-
-
-_TYPE_NAMES: dict[type, str] = {
-    str: "a string",
-    int: "an integer",
-    float: "a double",
-    bool: "true or false",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """What one parameter may be.
-
-    Attributes:
-        name: Its name, with the unit where it has one.
-        default: Value when none is given; its type is the parameter's.
-        description: What it does, for ``ros2 param describe``.
-        low: Smallest value of a number.
-        high: Largest value of a number.
-        loading: It takes part in loading the model, so it can only change before that.
-        read_only: It is read once when the process starts.
-    """
-
-    name: str
-    default: str | int | float | bool
-    description: str
-    low: float = 0
-    high: float = 0
-    loading: bool = False
-    read_only: bool = False
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the parameter has a range."""
-        return isinstance(self.default, (int, float)) and not isinstance(self.default, bool)
-
-    def descriptor(self) -> ParameterDescriptor:
-        """Give the ROS description, with the range."""
-        descriptor = ParameterDescriptor(description=self.description, read_only=self.read_only)
-        if self.loading:
-            descriptor.additional_constraints = "can be set while the node is unconfigured"
-        if self.is_number and isinstance(self.default, int):
-            descriptor.integer_range = [
-                IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
-            ]
-        elif self.is_number:
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
-            ]
-        return descriptor
-
-    def accept(self, value: Any) -> Any:
-        """Check a value given before the start.
-
-        Args:
-            value: The value as it was read from a file or the command line.
-
-        Returns:
-            The value in the parameter's type: a whole number is welcome where a double is wanted.
-
-        Raises:
-            QuantLlmError: Its type or size is wrong.
-        """
-        if isinstance(self.default, float) and type(value) is int:
-            value = float(value)
-        right_type = type(value) is type(self.default)
-        if not right_type or (self.is_number and not self.low <= value <= self.high):
-            limits = f" from {self.low:g} to {self.high:g}" if self.is_number else ""
-            raise QuantLlmError(
-                f"parameter '{self.name}' is {value!r}; "
-                f"expected {_TYPE_NAMES[type(self.default)]}{limits}"
-            )
-        return value
 
 
 SPECS: tuple[Spec, ...] = (
@@ -195,91 +108,3 @@ SPECS: tuple[Spec, ...] = (
         read_only=True,
     ),
 )
-_BY_NAME = {spec.name: spec for spec in SPECS}
-
-
-class NodeParameters:
-    """Declares the parameters of a node and keeps its settings valid.
-
-    Attributes:
-        settings: The values now; replaced as a whole at every change.
-    """
-
-    def __init__(
-        self,
-        node: Node,
-        *,
-        is_loaded: Callable[[], bool],
-        on_change: Callable[[Settings], None],
-    ) -> None:
-        """Declare all parameters with their overrides.
-
-        Args:
-            node: The node to declare them on.
-            is_loaded: Whether the node is past the state in which loading parameters may change.
-            on_change: Told the new settings after a change at run time.
-        """
-        self._node = node
-        self._is_loaded = is_loaded
-        self._on_change = on_change
-        self._problems: dict[str, str] = {}
-        # The only way to see an override before it is declared, on Humble to Kilted: declaring it
-        # raises for a wrong value, which would end the process, and a misspelt one stays unseen.
-        overrides: dict[str, Any] = getattr(node, "_parameter_overrides", {})
-        values = {spec.name: self._declare(spec, overrides.get(spec.name)) for spec in SPECS}
-        self.settings = Settings(**values)
-        self._warn_of_unknown(overrides)
-        node.add_on_set_parameters_callback(self._on_set)
-
-    def require_valid(self) -> None:
-        """Check that no parameter was given an unusable value and not corrected since.
-
-        Raises:
-            QuantLlmError: Names the parameters and what is wrong with them.
-        """
-        if self._problems:
-            raise QuantLlmError("; ".join(self._problems.values()))
-
-    def _declare(self, spec: Spec, override: Parameter | None) -> Any:
-        value: Any = spec.default
-        if override is not None and override.type_ != Parameter.Type.NOT_SET:
-            try:
-                value = spec.accept(override.value)
-            except QuantLlmError as error:
-                self._node.get_logger().error(str(error))
-                if not spec.read_only:  # it could not be corrected
-                    self._problems[spec.name] = str(error)
-        self._node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
-        return value
-
-    def _warn_of_unknown(self, overrides: dict[str, Any]) -> None:
-        # Only a warning: a file may set common parameters for many nodes at once.
-        for name in overrides:
-            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
-                continue
-            near = difflib.get_close_matches(name, list(_BY_NAME), n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            self._node.get_logger().warning(
-                f"parameter '{name}' is unknown and has no effect{hint}"
-            )
-
-    def _on_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        # Types, ranges and read-only are checked by rclpy, from the descriptors, before this.
-        ours = {p.name: p.value for p in parameters if p.name in _BY_NAME}
-        for name in ours:
-            if _BY_NAME[name].loading and self._is_loaded():
-                return SetParametersResult(
-                    successful=False,
-                    reason=f"'{name}' can only change while the node is unconfigured; deactivate "
-                    "it and clean it up first",
-                )
-        if ours:
-            changed = dataclasses.replace(self.settings, **ours)
-            try:
-                self._on_change(changed)
-            except (QuantLlmError, ValueError, ParameterException) as error:
-                return SetParametersResult(successful=False, reason=str(error))
-            self.settings = changed
-            for name in ours:
-                self._problems.pop(name, None)
-        return SetParametersResult(successful=True)

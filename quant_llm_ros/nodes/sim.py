@@ -19,7 +19,7 @@ from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Header
 
 from quant_llm_ros.geometry import Pose, quaternion_of, Velocity, yaw_of
-from quant_llm_ros.nodes import executor_qos
+from quant_llm_ros.nodes import qos
 from quant_llm_ros.nodes.parameter_table import ParameterTable
 from quant_llm_ros.nodes.sim_parameters import SimSettings, SPECS
 from quant_llm_ros.resources import share_path
@@ -83,14 +83,12 @@ class SimNode(Node):
         self._origin_s = 0.0 if settings.clock else time.time()
         self._published_clock_s = 0.0
         self._due_s = time.monotonic()
-        self._odometry = self.create_publisher(Odometry, "odom", executor_qos.VELOCITY)
-        self._scan = self.create_publisher(LaserScan, "scan", executor_qos.VELOCITY)
-        self._truth = self.create_publisher(PoseStamped, "true_pose", executor_qos.VELOCITY)
+        self._odometry = self.create_publisher(Odometry, "odom", qos.VELOCITY)
+        self._scan = self.create_publisher(LaserScan, "scan", qos.VELOCITY)
+        self._truth = self.create_publisher(PoseStamped, "true_pose", qos.VELOCITY)
         # One clock for all robots, as every node of ROS expects it.
         self._clock_publisher = (
-            self.create_publisher(ClockMsg, "/clock", executor_qos.VELOCITY)
-            if settings.clock
-            else None
+            self.create_publisher(ClockMsg, "/clock", qos.VELOCITY) if settings.clock else None
         )
         if settings.stamped_cmd_vel:
             self._subscribe(TwistStamped, "cmd_vel", lambda m: self._on_command(m.twist))
@@ -117,7 +115,7 @@ class SimNode(Node):
         return True
 
     def _subscribe(self, kind: Any, name: str, callback: Any) -> None:
-        self.create_subscription(kind, name, callback, executor_qos.VELOCITY)
+        self.create_subscription(kind, name, callback, qos.VELOCITY)
 
     def _apply(self, settings: SimSettings) -> None:
         if self._timer is not None:

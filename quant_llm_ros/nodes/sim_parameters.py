@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from quant_llm_ros.nodes.parameters import Spec
+from quant_llm_ros.nodes.parameter_table import Spec
 
 
 @dataclasses.dataclass(frozen=True)

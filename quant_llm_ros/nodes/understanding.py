@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import contextlib
 import ctypes
 import gc
 import os
-import time
-import traceback
 from typing import Any
 
-from rclpy.action.server import RCLError
-from rclpy.callback_groups import (
-    CallbackGroup,
-    MutuallyExclusiveCallbackGroup,
-    ReentrantCallbackGroup,
-)
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 from std_msgs.msg import String
@@ -29,22 +20,16 @@ from quant_llm_ros.errors import QuantLlmError
 from quant_llm_ros.nodes import messages, qos
 from quant_llm_ros.nodes.dispatcher import Dispatcher
 from quant_llm_ros.nodes.goals import UnderstandServer
-from quant_llm_ros.nodes.parameters import NodeParameters, Settings
+from quant_llm_ros.nodes.managed import EndingError, ManagedNode
+from quant_llm_ros.nodes.parameter_table import ParameterTable
+from quant_llm_ros.nodes.parameters import Settings, SPECS
 
 NODE_NAME = "understanding"
 
 _GOALS_LIMIT_S = 1.0
 
-_SUCCESS = TransitionCallbackReturn.SUCCESS
-_FAILURE = TransitionCallbackReturn.FAILURE
-_ERROR = TransitionCallbackReturn.ERROR
 
-
-class _EndingError(Exception):
-    """The process is about to end, so that a transition is not worth completing."""
-
-
-class UnderstandingNode(LifecycleNode):
+class UnderstandingNode(ManagedNode):
     """Understands text commands; the model runs in a thread of its own, never in the executor's.
 
     States: *unconfigured* holds no model; *configure* verifies, loads and self-tests the bundle
@@ -62,138 +47,30 @@ class UnderstandingNode(LifecycleNode):
         Args:
             **options: For ``rclpy.lifecycle.LifecycleNode``.
         """
-        self._services_group = ReentrantCallbackGroup()
         super().__init__(NODE_NAME, **options)
         # Commands keep their order, so one at a time; taking one never waits for the model.
         self._command_group = MutuallyExclusiveCallbackGroup()
-        self._loaded = False
-        self._ending = False
-        self._finalized = False
-        self._opening = False
         self._understander: Understander | None = None
         self._dispatcher: Dispatcher | None = None
         self._goals: UnderstandServer | None = None
         self._bundle_publisher: Publisher | None = None
         self._subscription: Subscription | None = None
         self._names_subscription: Subscription | None = None
-        self._settings_source = NodeParameters(
-            self, is_loaded=lambda: self._loaded, on_change=self._apply
+        self._table: ParameterTable[Settings] = ParameterTable(
+            self, SPECS, Settings, is_loaded=lambda: self._loaded, on_change=self._apply
         )
-
-    @property
-    def default_callback_group(self) -> CallbackGroup:
-        """Group of the lifecycle and parameter services.
-
-        rclpy's own default lets one callback run at a time, so that a service call that loads a
-        model for seconds would hold up every other lifecycle and parameter call.
-        """
-        return self._services_group
 
     @property
     def wants_autostart(self) -> bool:
         """Whether the node shall configure and activate itself."""
-        return self._settings_source.settings.autostart
+        return self._table.settings.autostart
 
-    def autostart(self) -> None:
-        """Configure and activate; a failure leaves the node up, with what to do in its log."""
-        if self.trigger_configure() == _SUCCESS and self.trigger_activate() == _SUCCESS:
-            return
-        if not self._ending:
-            name = self.get_fully_qualified_name()
-            self.get_logger().error(
-                "autostart failed, the node stays up: correct what is wrong, for a parameter "
-                f"with `ros2 param set {name} <parameter> <value>`, then `ros2 lifecycle set "
-                f"{name} configure` and `ros2 lifecycle set {name} activate`"
-            )
+    # The steps of the lifecycle.
 
-    def end(self, timeout_s: float) -> bool:
-        """Answer what is in flight, free the model and finish the lifecycle.
-
-        Args:
-            timeout_s: How long to wait for a transition that is under way.
-
-        Returns:
-            Whether that is done; false at once while a model is being loaded, which cannot be
-            interrupted and has nothing to answer.
-        """
-        self._ending = True
-        end_s = time.monotonic() + timeout_s
-        while not self._finalized and not self._opening and time.monotonic() < end_s:
-            try:
-                self.trigger_shutdown()
-            except RCLError:
-                time.sleep(0.02)  # a transition is under way in another thread
-        return self._finalized
-
-    # Lifecycle. rclpy swallows the exceptions of these callbacks, so each runs inside _guarded.
-
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def load(self) -> None:
         """Verify, load and self-test the bundle; publish what is served."""
-        self._loaded = True  # from here on the loading parameters must hold still
-        result = self._guarded("configure", self._configure, _FAILURE)
-        if result != _SUCCESS:
-            self._free()
-            return result
-        return super().on_configure(state)
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the inputs."""
-        # The publishers first: a command may come as soon as there is a subscription.
-        result = super().on_activate(state)
-        if result == _SUCCESS:
-            result = self._guarded("activate", self._open_inputs, _FAILURE)
-            if result != _SUCCESS:
-                self._close_inputs()
-                super().on_deactivate(state)
-        return result
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the inputs; whatever is in flight gets the decision CANCELLED."""
-        result = self._guarded("deactivate", self._close_inputs, _ERROR)
-        # The publishers last: the CANCELLED decisions have to get out.
-        return super().on_deactivate(state) if result == _SUCCESS else result
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the model."""
-        result = self._guarded("clean up", self._free, _ERROR)
-        return super().on_cleanup(state) if result == _SUCCESS else result
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the inputs and free the model."""
-        result = self._guarded("shut down", self._close_inputs, _SUCCESS)
-        self._guarded("shut down", self._free, _SUCCESS)
-        self._finalized = True
-        return result
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Drop everything and go back to unconfigured, from where a new start is possible."""
-        self.get_logger().error("recovering from the error: back to unconfigured")
-        self._guarded("recover", self._close_inputs, _SUCCESS)
-        return self._guarded("recover", self._free, _FAILURE)
-
-    def _guarded(
-        self,
-        action: str,
-        run: Callable[[], None],
-        on_exception: TransitionCallbackReturn,
-    ) -> TransitionCallbackReturn:
-        try:
-            run()
-        except _EndingError:
-            return on_exception
-        except (QuantLlmError, OSError) as error:
-            self.get_logger().error(f"cannot {action}: {error}")
-            return on_exception
-        except Exception as error:
-            self.get_logger().error(
-                f"cannot {action}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
-            )
-            return on_exception
-        return _SUCCESS
-
-    def _configure(self) -> None:
-        self._settings_source.require_valid()
-        settings = self._settings_source.settings
+        self._table.require_valid()
+        settings = self._table.settings
         if not settings.bundle:
             raise QuantLlmError(
                 "the parameter 'bundle' is empty; set it to the folder of a bundle (make one "
@@ -205,7 +82,7 @@ class UnderstandingNode(LifecycleNode):
         self._opening = True
         try:
             if self._ending:
-                raise _EndingError
+                raise EndingError
             self._understander = understander = Understander.open(
                 path,
                 skills,
@@ -215,7 +92,7 @@ class UnderstandingNode(LifecycleNode):
             )
             _require_accuracy(understander, settings.min_accuracy)
             if self._ending:
-                raise _EndingError
+                raise EndingError
         finally:
             self._opening = False
         stamp = self.get_clock().now().to_msg()
@@ -241,11 +118,12 @@ class UnderstandingNode(LifecycleNode):
             f"{info.selftest_relative_error:.2g}"
         )
 
-    def _open_inputs(self) -> None:
+    def open(self) -> None:
+        """Open the inputs."""
         understander, dispatcher = self._understander, self._dispatcher
         assert understander is not None
         assert dispatcher is not None
-        dispatcher.open(understander, self._settings_source.settings)
+        dispatcher.open(understander, self._table.settings)
         self._subscription = self.create_subscription(
             String,
             "command",
@@ -255,7 +133,8 @@ class UnderstandingNode(LifecycleNode):
         )
         self.get_logger().info("ready for commands")
 
-    def _close_inputs(self) -> None:
+    def close(self) -> None:
+        """Close the inputs; whatever is in flight gets the decision CANCELLED."""
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
@@ -264,7 +143,8 @@ class UnderstandingNode(LifecycleNode):
         if self._goals is not None and not self._goals.wait_finished(_GOALS_LIMIT_S):
             self.get_logger().warning(f"{self._goals.pending} goals remain without a result")
 
-    def _free(self) -> None:
+    def free(self) -> None:
+        """Free the model."""
         if self._dispatcher is not None:
             self._dispatcher.destroy()
             self._dispatcher = None
@@ -282,7 +162,6 @@ class UnderstandingNode(LifecycleNode):
             understander.close()
             del understander
             _return_memory()
-        self._loaded = False
 
     def _know(self, understander: Understander, message: KnownNamesMsg) -> None:
         """Take over names of places and things."""

@@ -1,33 +1,15 @@
-"""The program ``understanding_node``: one process with the node, from start to exit status.
-
-Nothing heavy is imported at the top, so that an early Ctrl-C is handled like a late one.
-"""
+"""The program ``understanding_node``: one process with the node that understands commands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-import os
-import signal
 import sys
-import threading
-import traceback
-from typing import Any
 
-from quant_llm_ros.nodes import environment
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from quant_llm_ros.nodes import program
 
 # Inference and loading run beside the executor, whose callbacks are short: two of these threads
 # can be held up by transitions, and stops, cancels and parameter calls still find another.
-_EXECUTOR_THREADS = 4
-
-# The node has to be gone within 5 s of a signal, whatever hangs.
-_END_LIMIT_S = 2.5
-_EXIT_LIMIT_S = 3.5
+_THREADS = 4
 
 _USAGE = """\
 usage: understanding_node [--ros-args -p bundle:=FOLDER -p autostart:=true ...]
@@ -47,108 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 after a signal, 1 after a failure of ROS, 2 for wrong arguments.
     """
-    # Blocked here, hence in every thread started from now on, and taken by sigwait() below:
-    # Python runs its signal handlers in the main thread only, and not while that thread is inside
-    # a middleware or model call; rclpy's own handlers would end the context at once, before the
-    # last decisions are published.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    environment.prepare()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    status = _run(["understanding_node", *arguments])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+    return program.run("understanding_node", _USAGE, _make, argv, threads=_THREADS)
 
 
-def _run(arguments: list[str]) -> int:
-    import rclpy
-    from rclpy.executors import MultiThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
-    from rclpy.utilities import remove_ros_args
-
-    try:
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy's class for wrong ROS arguments is not public
-        print(f"understanding_node: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    others = remove_ros_args(arguments)[1:]
-    if others:
-        rclpy.try_shutdown()
-        if others[0] in ("-h", "--help"):
-            print(_USAGE)
-            return EXIT_OK
-        print(f"understanding_node: unknown argument: {others[0]}\n{_USAGE}", file=sys.stderr)
-        return EXIT_USAGE
-
+def _make() -> program.ProgramNode:
     from quant_llm_ros.nodes.understanding import UnderstandingNode
 
-    node = UnderstandingNode()
-    executor = MultiThreadedExecutor(num_threads=_EXECUTOR_THREADS)
-    executor.add_node(node)
-    spinner = _Spinner(executor, node.get_logger())
-    spinner.start()
-    if node.wants_autostart and not signal.sigpending().intersection(_SIGNALS):
-        executor.create_task(node.autostart)
-
-    number = signal.sigwait(_SIGNALS)
-    status = EXIT_FAILED if spinner.failed else EXIT_OK
-    watchdog = threading.Timer(_EXIT_LIMIT_S, _exit_now, (status,))
-    watchdog.daemon = True
-    watchdog.start()
-    if not spinner.failed:
-        node.get_logger().info(f"ending after {signal.Signals(number).name}")
-    ended = node.end(_END_LIMIT_S)
-    spinner.stop()
-    if ended:
-        executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
-    if not ended:  # Python would wait for the thread that loads the model
-        _exit_now(status)
-    watchdog.cancel()
-    return status
-
-
-class _Spinner(threading.Thread):
-    """Runs the executor beside the main thread, which waits for signals."""
-
-    def __init__(self, executor: Any, logger: Any) -> None:
-        super().__init__(name="executor", daemon=True)
-        self.failed = False
-        self._executor = executor
-        self._logger = logger
-        self._stopping = False
-
-    def run(self) -> None:
-        while not self._stopping:
-            try:
-                self._executor.spin_once()
-            except Exception as error:
-                if self._stopping:
-                    return
-                if not self._executor.context.ok():
-                    self._fail(f"ROS has been shut down: {error}")
-                    return
-                # A callback failed, and rclpy raises that here: one bad callback does not end
-                # the node.
-                self._logger.error(f"callback failed:\n{traceback.format_exc()}")
-
-    def stop(self) -> None:
-        """End the thread; callbacks that are already running go on."""
-        self._stopping = True
-        self._executor.create_task(lambda: None)  # spin_once() returns only after some work
-        self.join(1.0)
-
-    def _fail(self, reason: str) -> None:
-        self._logger.fatal(reason)
-        self.failed = True
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _exit_now(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    return UnderstandingNode()
 
 
 if __name__ == "__main__":
