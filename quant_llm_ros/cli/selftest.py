@@ -63,9 +63,7 @@ def _print(bundle: Bundle, verdict: Verdict) -> None:
         for name, figure in figures.items():
             table.add_row(f"{group}: {name}".replace("_", " "), f"{figure:g}")
     if not verdict.figures["decisions"]["checked"]:
-        table.add_row(
-            "decisions", "none in the bundle; build it again to have them"
-        )
+        table.add_row("decisions", "none in the bundle; build it again to have them")
     table.add_row("verdict", "PASSED" if verdict.passed else "FAILED")
     for problem in verdict.problems:
         table.add_row("", problem)

@@ -87,6 +87,7 @@ class Understander:
         min_confidence: Least confidence of an ACCEPTED decision; with less the person is asked.
         bundle: The bundle it was opened from, if any.
         self_test: How far the engine is from the bundle's reference, if it was tested.
+        decided: How its decisions compare with the bundle's, if they were compared.
         load_ms: Time until the first command could be taken, in milliseconds.
     """
 
@@ -127,6 +128,7 @@ class Understander:
         self._temperature = temperature
         self.bundle: Bundle | None = None
         self.self_test: SelfTestReport | None = None
+        self.decided: reference_decisions.DecisionReport | None = None
         self.load_ms = 0.0
         self._tokenizer = tokenizer
         self._stop_guard = StopGuard(skills)
@@ -202,6 +204,7 @@ class Understander:
                 decided = reference_decisions.check(self.understand, fitting, selftest_commands)
                 if not decided.passed:
                     raise _self_test_failed(bundle, engine, str(decided))
+                self.decided = decided if decided.checked else None
         except BaseException:
             engine.close()
             raise

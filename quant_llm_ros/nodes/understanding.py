@@ -87,6 +87,9 @@ class UnderstandingNode(ManagedNode):
                 path,
                 skills,
                 threads=settings.threads,
+                provider=settings.provider,
+                allow_fallback=settings.allow_fallback,
+                selftest_commands=settings.selftest_commands,
                 max_command_chars=settings.max_command_chars,
                 min_confidence=settings.min_confidence,
             )
@@ -115,7 +118,12 @@ class UnderstandingNode(ManagedNode):
             f"bundle '{info.name}' loaded in {info.load_ms / 1e3:.1f} s: {info.model}, "
             f"{info.size_bytes / 1e6:.0f} MB, {len(info.skills)} skills, {info.runtime} on "
             f"{info.provider} with {settings.threads} threads; self-test: relative error "
-            f"{info.selftest_relative_error:.2g}"
+            f"{info.selftest_relative_error:.2g}, "
+            + (
+                str(understander.decided)
+                if understander.decided is not None
+                else "no decisions compared (none in the bundle, or other skills than its own)"
+            )
         )
 
     def open(self) -> None:
