@@ -18,6 +18,7 @@ from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
+from quant_llm_ros.command.stage_clock import StageClock
 from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.command.validator import Outcome, Validator
 from quant_llm_ros.engine.bundle import Bundle, SKILLS, TOKENIZER
@@ -45,34 +46,6 @@ class _TimeoutReached(Exception):
 
 class _Cancelled(Exception):
     pass
-
-
-class StageClock:
-    """Splits the time of one command into its stages without a gap between them."""
-
-    def __init__(self, start_s: float, on_stage: Callable[[Stage], None] | None = None) -> None:
-        """Begin in the stage QUEUE at ``start_s`` of ``time.monotonic``."""
-        self._start_s = self._since_s = start_s
-        self._stage: Stage = Stage.QUEUE
-        self._on_stage = on_stage
-        self._ms: dict[Stage, float] = {}
-
-    def enter(self, stage: Stage) -> None:
-        """End the present stage and begin another."""
-        self._close()
-        self._stage = stage
-        if self._on_stage is not None:
-            self._on_stage(stage)
-
-    def finish(self) -> tuple[dict[Stage, float], float]:
-        """Give the time of each stage and of all, in milliseconds."""
-        self._close()
-        return dict(self._ms), (self._since_s - self._start_s) * 1e3
-
-    def _close(self) -> None:
-        now_s = time.monotonic()
-        self._ms[self._stage] = self._ms.get(self._stage, 0.0) + (now_s - self._since_s) * 1e3
-        self._since_s = now_s
 
 
 class Understander:
