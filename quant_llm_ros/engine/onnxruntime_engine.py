@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
+import sys
 import time
 from typing import Any
 
@@ -107,25 +109,8 @@ class OnnxRuntimeEngine:
                 f"{bundle.path} is built for {bundle.target}; ONNX Runtime needs target ort"
             )
         provider = resolve(provider)
-        options = session_options(threads, exact)
-        if provider != CPU:
-            options.add_session_config_entry(RECORD_PLACEMENT, "1")
-            # CUDA and cuDNN may come as wheels, which the loader does not find by itself.
-            getattr(onnxruntime, "preload_dlls", lambda: None)()
-        try:
-            session = onnxruntime.InferenceSession(
-                str(bundle.file(MODEL)),
-                options,
-                providers=session_providers(
-                    provider, bundle.path / ENGINE_CACHE / "onnxruntime-tensorrt"
-                ),
-                enable_fallback=0,  # of its Python layer, which would say so on standard output
-            )
-            engine_inputs = {value.name for value in session.get_inputs()}
-        except EngineError:
-            raise
-        except Exception as error:  # ONNX Runtime's errors share no narrower base
-            raise EngineError(_load_failure(bundle, error)) from error
+        session = _session(bundle, provider, session_options(threads, exact), allow_fallback)
+        engine_inputs = {value.name for value in session.get_inputs()}
         expected = {"input_ids", "logit_positions"} | {
             f"past_{part}_{i}" for i in range(bundle.model.layers) for part in ("key", "value")
         }
@@ -255,6 +240,31 @@ class OnnxRuntimeEngine:
         return self._session
 
 
+def _session(
+    bundle: Bundle, provider: str, options: Any, allow_fallback: bool
+) -> onnxruntime.InferenceSession:
+    """Load a model; ``provider`` is what ``providers.resolve`` gave."""
+    if provider != CPU:
+        options.add_session_config_entry(RECORD_PLACEMENT, "1")
+        # CUDA and cuDNN may come as wheels, which the loader does not find by itself. What is
+        # missing is printed, where JSON may be expected.
+        with contextlib.redirect_stdout(sys.stderr):
+            getattr(onnxruntime, "preload_dlls", lambda: None)()
+    providers = session_providers(provider, bundle.path / ENGINE_CACHE / "onnxruntime-tensorrt")
+    try:
+        return onnxruntime.InferenceSession(
+            str(bundle.file(MODEL)),
+            options,
+            providers=providers,
+            enable_fallback=0,  # of its Python layer, which would say so on standard output
+        )
+    except Exception as error:  # ONNX Runtime's errors share no narrower base
+        # Without TensorRT's libraries the provider raises; the others are only left out.
+        if provider == "tensorrt" and allow_fallback:
+            return _session(bundle, "cuda", options, allow_fallback)
+        raise EngineError(_load_failure(bundle, provider, error)) from error
+
+
 def _positions(count: int, last: int, at: Sequence[int] | None) -> NDArray[np.int64]:
     """Give the indices of the new tokens whose logits are wanted.
 
@@ -303,7 +313,7 @@ def session_options(threads: int, exact: bool) -> Any:
     return options
 
 
-def _load_failure(bundle: Bundle, error: Exception) -> str:
+def _load_failure(bundle: Bundle, provider: str, error: Exception) -> str:
     """Say why a model did not load: most often ONNX Runtime is too old for it."""
     installed = onnxruntime.__version__
     needed = ".".join(map(str, _NEEDED_VERSION))
@@ -313,5 +323,8 @@ def _load_failure(bundle: Bundle, error: Exception) -> str:
             f"{bundle.path} needs ONNX Runtime {needed} or newer, installed is {installed}; "
             f"run `pip install 'onnxruntime>={needed}'`"
         )
-    reason = " ".join(str(error).split())
-    return f"ONNX Runtime {installed} cannot load {bundle.file(MODEL)}: {reason}"
+    reason = " ".join(str(error).split()).rstrip(".")
+    failure = f"ONNX Runtime {installed} cannot load {bundle.file(MODEL)}: {reason}"
+    if provider == CPU:
+        return failure
+    return f"provider {provider}: {failure}. Correct that, or set provider to {CPU}"
