@@ -19,8 +19,9 @@ from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.understander import MAX_ANSWER_TOKENS
 from quant_llm_ros.engine.bundle import Bundle, SKILLS, TOKENIZER
 from quant_llm_ros.engine.decoding import compile_grammar, decode, PREFILL_CHUNK
-from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.open import open_engine
 from quant_llm_ros.engine.protocol import Engine
+from quant_llm_ros.engine.providers import AUTO
 from quant_llm_ros.engine.tokenizer import Tokenizer
 
 
@@ -64,6 +65,8 @@ class Ours:
         features: Features,
         *,
         threads: int,
+        provider: str = AUTO,
+        allow_fallback: bool = False,
         drafter_file: str | None = None,
     ) -> None:
         """Load the bundle and fill the prefix.
@@ -73,6 +76,8 @@ class Ours:
             skills_path: Skill registry; None means the bundle's own.
             features: What is switched on.
             threads: CPU threads of the engine.
+            provider: One of ``engine.providers.PROVIDERS``.
+            allow_fallback: Let the runtime fall back to a slower provider.
             drafter_file: What the drafter learned before; None: the registry's examples.
 
         Raises:
@@ -84,7 +89,9 @@ class Ours:
         shown = {"always": True, "other": not own, "never": False}[bundle.prompt_examples]
         self.weight_bytes = bundle.size_bytes
         self.tokenizer = Tokenizer(bundle.file(TOKENIZER))
-        self.engine = OnnxRuntimeEngine.load(bundle, threads=threads)
+        self.engine = open_engine(
+            bundle, provider=provider, threads=threads, allow_fallback=allow_fallback
+        )
         self.prompt = Prompt(skills, self.tokenizer, examples=shown)
         self._grammar = Grammar(skills)
         self._drafter = Drafter(skills, drafter_file) if features.draft else None

@@ -12,6 +12,7 @@ import time
 from quant_llm_ros.benchmark.machine import peak_memory_mb, read_bandwidth
 from quant_llm_ros.benchmark.ours import MODES, Ours
 from quant_llm_ros.benchmark.sample import Result
+from quant_llm_ros.engine.providers import AUTO
 from quant_llm_ros.errors import EngineError
 
 _WARM_UP = 3
@@ -27,12 +28,16 @@ class Settings:
         skills: Skill registry; None means the bundle's own.
         threads: CPU threads.
         drafter: File of what the drafter learned before; None: it knows the registry's examples.
+        provider: Where the model runs, one of ``engine.providers.PROVIDERS``.
+        allow_fallback: Let the runtime fall back to a slower provider.
     """
 
     bundle: str
     skills: str | None
     threads: int
     drafter: str | None = None
+    provider: str = AUTO
+    allow_fallback: bool = False
 
 
 def run(settings: Settings, modes: Sequence[str], sentences: Sequence[str]) -> Iterator[Result]:
@@ -77,6 +82,8 @@ def _measure(settings: Settings, mode: str, sentences: tuple[str, ...]) -> Resul
         settings.skills,
         MODES[mode],
         threads=settings.threads,
+        provider=settings.provider,
+        allow_fallback=settings.allow_fallback,
         drafter_file=settings.drafter,
     )
     load_ms = (time.perf_counter() - started) * 1e3

@@ -15,6 +15,7 @@ from quant_llm_ros.cli import (
     inspect,
     lint_graph,
     quantize,
+    selftest,
     understand,
 )
 from quant_llm_ros.errors import QuantLlmError
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     for module in (
         quantize,
         inspect,
+        selftest,
         understand,
         evaluate,
         bench,

@@ -54,7 +54,14 @@ def add_parser(subcommands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and report."""
-    settings = Settings(arguments.bundle, arguments.skills, arguments.threads, arguments.drafter)
+    settings = Settings(
+        arguments.bundle,
+        arguments.skills,
+        arguments.threads,
+        arguments.drafter,
+        arguments.provider,
+        arguments.allow_fallback,
+    )
     sentences = load_sentences(arguments.dataset, arguments.count)
     modes = list(MODES)
     if arguments.check:

@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.bundle,
             arguments.skills,
             threads=arguments.threads,
+            provider=arguments.provider,
+            allow_fallback=arguments.allow_fallback,
             min_confidence=arguments.min_confidence,
         )
         stack.callback(understander.close)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from quant_llm_ros.cli.options import DEFAULT_BUNDLE
 from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.engine.verdict import plain, verdicts_of
 
 
 def add_parser(subcommands: Any) -> None:
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, info in bundle.files.items():
         table.add_row(name, f"{info.bytes / 1e6:.2f} MB  sha256 {info.sha256[:16]}…  whole")
     table.add_row("all files", f"{bundle.size_bytes / 1e6:.1f} MB")
+    for verdict in verdicts_of(bundle):
+        table.add_row(f"self-test {verdict.created}", str(verdict))
     Console().print(table)
     return 0
 
@@ -67,4 +70,5 @@ def _plain(bundle: Bundle) -> dict[str, Any]:
         "files": {name: dataclasses.asdict(info) for name, info in bundle.files.items()},
         "size_bytes": bundle.size_bytes,
         "figures": dict(bundle.figures),
+        "verdicts": [plain(verdict) for verdict in verdicts_of(bundle)],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
+from quant_llm_ros.engine.providers import AUTO, PROVIDERS
 
 DEFAULT_BUNDLE = "bundles/default"
 
@@ -15,8 +16,24 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--bundle", default=DEFAULT_BUNDLE, help="folder of the bundle (default: %(default)s)"
     )
     parser.add_argument("--skills", help="skill registry to use instead of the bundle's own")
+    add_engine_options(parser)
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the model runs."""
     parser.add_argument(
         "--threads", type=positive_int, default=2, help="CPU threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--provider",
+        choices=PROVIDERS,
+        default=AUTO,
+        help="where the model runs; auto: CUDA where ONNX Runtime has it, else the CPU",
+    )
+    parser.add_argument(
+        "--allow-fallback",
+        action="store_true",
+        help="let ONNX Runtime fall back to a slower provider (default: that is an error)",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import contextlib
 from pathlib import Path
 import tempfile
@@ -12,7 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from quant_llm_ros.cli.options import DEFAULT_BUNDLE
-from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.command import reference_decisions
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.understander import Understander
+from quant_llm_ros.command.validator import Validator
+from quant_llm_ros.engine.bundle import Bundle, DRAFTER, SKILLS
+from quant_llm_ros.errors import QuantLlmError, RecipeError
 from quant_llm_ros.resources import share_path
 
 
@@ -35,6 +41,22 @@ def add_parser(subcommands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _with_reference_decisions(bundle: Bundle, commands: Sequence[str]) -> Bundle:
+    """Let the bundle decide here, on the CPU, what every device must decide."""
+    from quant_llm_ros.quantize.graph_run import open_on_cpu
+
+    registry = SkillRegistry.load(bundle.file(SKILLS))
+    engine = open_on_cpu(bundle)
+    try:
+        understander = Understander.of_bundle(bundle, engine, registry)
+        spread = commands[:: max(1, len(commands) // reference_decisions.MOST)]
+        tried = reference_decisions.sentences(registry, spread)
+        references = reference_decisions.record(understander.understand, tried)
+    finally:
+        engine.close()
+    return reference_decisions.write(bundle, references)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Make a bundle."""
     try:
@@ -47,15 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
             "pip install 'quant_llm_ros[quantize]'"
         ) from error
     from quant_llm_ros.command.acceptance import accept
-    from quant_llm_ros.command.skills import SkillRegistry
-    from quant_llm_ros.command.validator import Validator
-    from quant_llm_ros.engine.bundle import DRAFTER
+    from quant_llm_ros.command.evaluation import load_dataset
     from quant_llm_ros.training.drafting import train_drafter
 
     recipe = Recipe.load(arguments.recipe or share_path("config/recipes/default.yaml"))
     skills = Path(arguments.skills or share_path("config/skills/service_robot.yaml"))
     registry = SkillRegistry.load(skills)
     Validator(registry)  # a malformed registry fails now and not on the robot
+    rows = load_dataset(recipe.accuracy) if recipe.accuracy else []
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<32}"),
@@ -66,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=1.0)
         stages: list[str] = []
-        build_share = 0.4 if recipe.accuracy else 1.0
+        build_share = 0.4 if recipe.accuracy else 0.9
 
         def progress(stage: str, fraction: float) -> None:
             if not bar.console.is_terminal and stage not in stages:
@@ -100,9 +121,16 @@ def run(arguments: argparse.Namespace) -> int:
                     recipe.accuracy,
                     unquantized=unquantized,
                     progress=lambda part: progress(
-                        "evaluating", build_share + part * (1.0 - build_share)
+                        "evaluating", build_share + part * (0.98 - build_share)
                     ),
                 )
+            progress("deciding the reference", 0.98)
+            try:
+                bundle = _with_reference_decisions(bundle, [r.text for r in rows if not r.before])
+            except QuantLlmError as error:
+                # The bundle is good; only another prompt or other skills can be served with it.
+                console.print(f"no reference decisions: {error}", markup=False)
+            progress("done", 1.0)
     print(
         f"{bundle.path}: {bundle.size_bytes / 1e6:.1f} MB, "
         + ", ".join(f"{name} {value}" for name, value in bundle.figures.items())

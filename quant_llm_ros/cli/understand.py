@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.bundle,
         arguments.skills,
         threads=arguments.threads,
+        provider=arguments.provider,
+        allow_fallback=arguments.allow_fallback,
         min_confidence=arguments.min_confidence,
     )
     conversation = Conversation(float("inf") if arguments.conversation else 0.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import time
 
 from quant_llm_ros.command import calls as notation
+from quant_llm_ros.command import reference_decisions
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.calibration import calibrated
 from quant_llm_ros.command.calls import Grammar
@@ -17,18 +18,24 @@ from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
+from quant_llm_ros.command.stage_clock import StageClock
 from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.command.validator import Outcome, Validator
 from quant_llm_ros.engine.bundle import Bundle, DRAFTER, SKILLS, TOKENIZER
 from quant_llm_ros.engine.decoding import Answer, compile_grammar, decode, PREFILL_CHUNK
-from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.device import device_name
+from quant_llm_ros.engine.open import open_engine
 from quant_llm_ros.engine.protocol import Engine
+from quant_llm_ros.engine.providers import AUTO
 from quant_llm_ros.engine.selftest import self_test, SelfTestReport
 from quant_llm_ros.engine.tokenizer import Tokenizer
+from quant_llm_ros.engine.verdict import refuse_failed
 from quant_llm_ros.errors import BundleError, CommandError, EngineError, QuantLlmError
 
 DEFAULT_MAX_COMMAND_CHARS = 512
 DEFAULT_MIN_CONFIDENCE = 0.3
+DEFAULT_SELFTEST_COMMANDS = 3
+"""Reference commands that are decided before a bundle is served; about 50 ms each."""
 MAX_ANSWER_TOKENS = 384
 """Enough for four calls that each copy a good part of the longest command."""
 
@@ -39,34 +46,6 @@ class _TimeoutReached(Exception):
 
 class _Cancelled(Exception):
     pass
-
-
-class StageClock:
-    """Splits the time of one command into its stages without a gap between them."""
-
-    def __init__(self, start_s: float, on_stage: Callable[[Stage], None] | None = None) -> None:
-        """Begin in the stage QUEUE at ``start_s`` of ``time.monotonic``."""
-        self._start_s = self._since_s = start_s
-        self._stage: Stage = Stage.QUEUE
-        self._on_stage = on_stage
-        self._ms: dict[Stage, float] = {}
-
-    def enter(self, stage: Stage) -> None:
-        """End the present stage and begin another."""
-        self._close()
-        self._stage = stage
-        if self._on_stage is not None:
-            self._on_stage(stage)
-
-    def finish(self) -> tuple[dict[Stage, float], float]:
-        """Give the time of each stage and of all, in milliseconds."""
-        self._close()
-        return dict(self._ms), (self._since_s - self._start_s) * 1e3
-
-    def _close(self) -> None:
-        now_s = time.monotonic()
-        self._ms[self._stage] = self._ms.get(self._stage, 0.0) + (now_s - self._since_s) * 1e3
-        self._since_s = now_s
 
 
 class Understander:
@@ -81,6 +60,7 @@ class Understander:
         min_confidence: Least confidence of an ACCEPTED decision; with less the person is asked.
         bundle: The bundle it was opened from, if any.
         self_test: How far the engine is from the bundle's reference, if it was tested.
+        decided: How its decisions compare with the bundle's, if they were compared.
         load_ms: Time until the first command could be taken, in milliseconds.
     """
 
@@ -124,6 +104,7 @@ class Understander:
         self._temperature = temperature
         self.bundle: Bundle | None = None
         self.self_test: SelfTestReport | None = None
+        self.decided: reference_decisions.DecisionReport | None = None
         self.load_ms = 0.0
         self._tokenizer = tokenizer
         self._stop_guard = StopGuard(skills)
@@ -142,15 +123,26 @@ class Understander:
         skills_path: str | os.PathLike[str] | None = None,
         *,
         threads: int = 2,
+        provider: str = AUTO,
+        allow_fallback: bool = False,
+        selftest_commands: int = DEFAULT_SELFTEST_COMMANDS,
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
         min_confidence: float = DEFAULT_MIN_CONFIDENCE,
     ) -> Understander:
         """Load a bundle, prove the engine against its reference and prepare for commands.
 
+        The proof is the logits of the reference prompts and the decisions of a few reference
+        commands. ``quant_llm selftest`` looks at all of them; an engine that failed there is
+        refused here.
+
         Args:
             bundle_path: Folder of the bundle.
             skills_path: Skill registry; None means the bundle's own.
             threads: CPU threads of the engine.
+            provider: One of ``engine.providers.PROVIDERS``.
+            allow_fallback: Let the runtime fall back to a slower provider.
+            selftest_commands: Most reference commands to decide. They are for the bundle's own
+                skills; with others only the logits are looked at.
             max_command_chars: Longest accepted command, in characters.
             min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
 
@@ -167,33 +159,70 @@ class Understander:
                 f"{bundle.path}: the model was made for the skills in its own skills.yaml alone, "
                 f"not for {skills.source}; leave the skills out or build a bundle for them"
             )
-        tokenizer = Tokenizer(bundle.file(TOKENIZER))
-        engine = OnnxRuntimeEngine.load(bundle, threads=threads)
+        engine = open_engine(
+            bundle, provider=provider, threads=threads, allow_fallback=allow_fallback
+        )
         try:
+            refuse_failed(bundle, engine.info, device_name())
             report = self_test(engine, bundle)
             if not report.passed:
-                raise EngineError(
-                    f"{bundle.path}: self-test failed: logits of prompt {report.worst_prompt} are "
-                    f"{report.relative_error:.3g} from the reference (relative), the limit is "
-                    f"{report.limit:.3g}; rebuild the bundle on this machine"
-                )
-            self = cls(
+                raise _self_test_failed(bundle, engine, str(report))
+            self = cls.of_bundle(
+                bundle,
                 engine,
-                tokenizer,
                 skills,
                 max_command_chars=max_command_chars,
                 min_confidence=min_confidence,
-                temperature=bundle.temperature,
-                examples_in_prompt=bundle.prompt_examples == "always"
-                or (bundle.prompt_examples == "other" and not own),
-                drafter_file=bundle.path / DRAFTER if own and DRAFTER in bundle.files else None,
             )
+            if own:
+                references = reference_decisions.load(bundle)
+                fitting = [r for r in references if len(r.text) <= max_command_chars]
+                decided = reference_decisions.check(self.understand, fitting, selftest_commands)
+                if not decided.passed:
+                    raise _self_test_failed(bundle, engine, str(decided))
+                self.decided = decided if decided.checked else None
         except BaseException:
             engine.close()
             raise
-        self.bundle = bundle
         self.self_test = report
         self.load_ms = (time.monotonic() - start_s) * 1e3
+        return self
+
+    @classmethod
+    def of_bundle(
+        cls,
+        bundle: Bundle,
+        engine: Engine,
+        skills: SkillRegistry,
+        *,
+        max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
+        min_confidence: float = 0.0,
+    ) -> Understander:
+        """Prepare for commands with a bundle's prompt and calibration, and no self-test.
+
+        Args:
+            bundle: The bundle.
+            engine: Runs the bundle's model.
+            skills: The registry to decide among.
+            max_command_chars: Longest accepted command, in characters.
+            min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
+
+        Raises:
+            QuantLlmError: The registry does not fit.
+        """
+        own = skills.sha256 == bundle.files[SKILLS].sha256
+        self = cls(
+            engine,
+            Tokenizer(bundle.file(TOKENIZER)),
+            skills,
+            max_command_chars=max_command_chars,
+            min_confidence=min_confidence,
+            temperature=bundle.temperature,
+            examples_in_prompt=bundle.prompt_examples == "always"
+            or (bundle.prompt_examples == "other" and not own),
+            drafter_file=bundle.path / DRAFTER if own and DRAFTER in bundle.files else None,
+        )
+        self.bundle = bundle
         return self
 
     def close(self) -> None:
@@ -385,3 +414,11 @@ class Understander:
         for start in range(0, len(prefix), PREFILL_CHUNK):
             self.engine.append(prefix[start : start + PREFILL_CHUNK])
         self.engine.mark()
+
+
+def _self_test_failed(bundle: Bundle, engine: Engine, what: str) -> EngineError:
+    info = engine.info
+    return EngineError(
+        f"{bundle.path}: self-test failed on {info.runtime} with {info.provider}: {what}; rebuild "
+        f"the bundle on this machine, or serve it with provider cpu (target ort)"
+    )

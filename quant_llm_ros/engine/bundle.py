@@ -198,11 +198,47 @@ def add_figures(path: Path, figures: Mapping[str, float], *, temperature: float)
     Raises:
         BundleError: The bundle is damaged or cannot be written.
     """
-    Bundle.load(path, verify=False)
-    description = path / DESCRIPTION
-    fields = yaml.safe_load(description.read_bytes())
+    fields = _description_fields(path)
     fields["figures"].update(figures)
     fields["temperature"] = float(temperature)
+    _replace_description(path, fields)
+    return Bundle.load(path)
+
+
+def add_file(path: Path, name: str, content: bytes) -> Bundle:
+    """Add a file to a finished bundle, or replace one that was added before.
+
+    Args:
+        path: Folder of the bundle.
+        name: Name of the file.
+        content: What it holds.
+
+    Raises:
+        BundleError: The bundle is damaged or cannot be written.
+    """
+    fields = _description_fields(path)
+    fields["files"][name] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+    }
+    try:
+        (path / name).write_bytes(content)
+    except OSError as error:
+        raise BundleError(f"{path / name} cannot be written: {error.strerror}") from error
+    _replace_description(path, fields)
+    return Bundle.load(path)
+
+
+def _description_fields(path: Path) -> dict[str, Any]:
+    """Read a description that is known to be in order, to change it."""
+    Bundle.load(path, verify=False)
+    fields: dict[str, Any] = yaml.safe_load((path / DESCRIPTION).read_bytes())
+    return fields
+
+
+def _replace_description(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a description as a whole or not at all."""
+    description = path / DESCRIPTION
     staged = path / f"{DESCRIPTION}.part"
     try:
         staged.write_text(
@@ -211,7 +247,6 @@ def add_figures(path: Path, figures: Mapping[str, float], *, temperature: float)
         os.replace(staged, description)
     except OSError as error:
         raise BundleError(f"{description} cannot be written: {error.strerror}") from error
-    return Bundle.load(path)
 
 
 def _parse(path: Path, fields: Any, sha256: str) -> Bundle:

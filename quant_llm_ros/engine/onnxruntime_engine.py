@@ -1,8 +1,10 @@
-"""The engine that needs no GPU: ONNX Runtime on the CPU."""
+"""The engine that needs no GPU: ONNX Runtime, on the CPU or where a GPU provider is wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
+import sys
 import time
 from typing import Any
 
@@ -13,11 +15,18 @@ from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVecto
 
 from quant_llm_ros.engine.bundle import Bundle, MODEL
 from quant_llm_ros.engine.protocol import EngineInfo
+from quant_llm_ros.engine.providers import (
+    check_in_use,
+    CPU,
+    ENGINE_CACHE,
+    RECORD_PLACEMENT,
+    resolve,
+    session_providers,
+)
 from quant_llm_ros.errors import ContextOverflowError, EngineError
 
 # The first with the operators of opset 23, and with MatMulNBits at 8 bits.
 _NEEDED_VERSION = (1, 23)
-_PROVIDER = "CPUExecutionProvider"
 
 
 class OnnxRuntimeEngine:
@@ -51,9 +60,12 @@ class OnnxRuntimeEngine:
         past_names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
         self._feed_names = ["input_ids", "logit_positions", *past_names]
         self._fetch_names = [output.name for output in session.get_outputs()]
-        self._devices = [OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)] * len(
-            self._fetch_names
-        )
+        # The logits are read here; the cache stays where the model runs.
+        self._device = "cpu" if session.get_providers()[0] == "CPUExecutionProvider" else "cuda"
+        kind = OrtDevice.cpu() if self._device == "cpu" else OrtDevice.cuda()
+        on_cpu = OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)
+        there = OrtDevice(kind, OrtDevice.default_memory(), 0)
+        self._devices = [on_cpu] + [there] * (len(self._fetch_names) - 1)
         self._run_options = onnxruntime.RunOptions()
         empty = np.zeros(
             (1, bundle.model.key_value_heads, 0, bundle.model.head_dim), dtype=np.float32
@@ -64,19 +76,30 @@ class OnnxRuntimeEngine:
         self._marked = (self._length, self._cache)
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int = 2, exact: bool = False) -> OnnxRuntimeEngine:
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        provider: str = CPU,
+        threads: int = 2,
+        exact: bool = False,
+        allow_fallback: bool = False,
+    ) -> OnnxRuntimeEngine:
         """Load a bundle's model.
 
         Args:
             bundle: With target ``ort``.
+            provider: One of ``providers.PROVIDERS``.
             threads: CPU threads of a pass, at least 1.
             exact: Compute in FP32 throughout; slower, to check the export.
+            allow_fallback: Let ONNX Runtime fall back to a slower provider; else that is an error.
 
         Returns:
             The engine, with an empty cache.
 
         Raises:
-            EngineError: The bundle is for another runtime, or ONNX Runtime cannot load it.
+            EngineError: The bundle is for another runtime, ONNX Runtime cannot load it, or the
+                provider does not run it.
         """
         started = time.perf_counter()
         if threads < 1:
@@ -85,13 +108,9 @@ class OnnxRuntimeEngine:
             raise EngineError(
                 f"{bundle.path} is built for {bundle.target}; ONNX Runtime needs target ort"
             )
-        try:
-            session = onnxruntime.InferenceSession(
-                str(bundle.file(MODEL)), session_options(threads, exact), providers=[_PROVIDER]
-            )
-            engine_inputs = {value.name for value in session.get_inputs()}
-        except Exception as error:  # ONNX Runtime's errors share no narrower base
-            raise EngineError(_load_failure(bundle, error)) from error
+        provider = resolve(provider)
+        session = _session(bundle, provider, session_options(threads, exact), allow_fallback)
+        engine_inputs = {value.name for value in session.get_inputs()}
         expected = {"input_ids", "logit_positions"} | {
             f"past_{part}_{i}" for i in range(bundle.model.layers) for part in ("key", "value")
         }
@@ -102,7 +121,7 @@ class OnnxRuntimeEngine:
             )
         info = EngineInfo(
             runtime=f"onnxruntime {onnxruntime.__version__}",
-            provider=session.get_providers()[0],
+            provider=check_in_use(session, provider, allow_fallback=allow_fallback),
             load_ms=(time.perf_counter() - started) * 1e3,
         )
         return cls(session, info, bundle)
@@ -202,7 +221,7 @@ class OnnxRuntimeEngine:
             return
         self._cache = [
             onnxruntime.OrtValue.ortvalue_from_numpy(
-                np.ascontiguousarray(value.numpy()[:, :, : self._length])
+                np.ascontiguousarray(value.numpy()[:, :, : self._length]), self._device
             )
             for value in self._cache
         ]
@@ -219,6 +238,31 @@ class OnnxRuntimeEngine:
         if self._session is None:
             raise EngineError("the engine is closed; load the bundle again")
         return self._session
+
+
+def _session(
+    bundle: Bundle, provider: str, options: Any, allow_fallback: bool
+) -> onnxruntime.InferenceSession:
+    """Load a model; ``provider`` is what ``providers.resolve`` gave."""
+    if provider != CPU:
+        options.add_session_config_entry(RECORD_PLACEMENT, "1")
+        # CUDA and cuDNN may come as wheels, which the loader does not find by itself. What is
+        # missing is printed, where JSON may be expected.
+        with contextlib.redirect_stdout(sys.stderr):
+            getattr(onnxruntime, "preload_dlls", lambda: None)()
+    providers = session_providers(provider, bundle.path / ENGINE_CACHE / "onnxruntime-tensorrt")
+    try:
+        return onnxruntime.InferenceSession(
+            str(bundle.file(MODEL)),
+            options,
+            providers=providers,
+            enable_fallback=0,  # of its Python layer, which would say so on standard output
+        )
+    except Exception as error:  # ONNX Runtime's errors share no narrower base
+        # Without TensorRT's libraries the provider raises; the others are only left out.
+        if provider == "tensorrt" and allow_fallback:
+            return _session(bundle, "cuda", options, allow_fallback)
+        raise EngineError(_load_failure(bundle, provider, error)) from error
 
 
 def _positions(count: int, last: int, at: Sequence[int] | None) -> NDArray[np.int64]:
@@ -269,7 +313,7 @@ def session_options(threads: int, exact: bool) -> Any:
     return options
 
 
-def _load_failure(bundle: Bundle, error: Exception) -> str:
+def _load_failure(bundle: Bundle, provider: str, error: Exception) -> str:
     """Say why a model did not load: most often ONNX Runtime is too old for it."""
     installed = onnxruntime.__version__
     needed = ".".join(map(str, _NEEDED_VERSION))
@@ -279,5 +323,8 @@ def _load_failure(bundle: Bundle, error: Exception) -> str:
             f"{bundle.path} needs ONNX Runtime {needed} or newer, installed is {installed}; "
             f"run `pip install 'onnxruntime>={needed}'`"
         )
-    reason = " ".join(str(error).split())
-    return f"ONNX Runtime {installed} cannot load {bundle.file(MODEL)}: {reason}"
+    reason = " ".join(str(error).split()).rstrip(".")
+    failure = f"ONNX Runtime {installed} cannot load {bundle.file(MODEL)}: {reason}"
+    if provider == CPU:
+        return failure
+    return f"provider {provider}: {failure}. Correct that, or set provider to {CPU}"

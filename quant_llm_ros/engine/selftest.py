@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
+import itertools
+import statistics
+import time
 import zipfile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quant_llm_ros.engine.bundle import Bundle, REFERENCE
 from quant_llm_ros.engine.protocol import Engine
@@ -21,6 +26,8 @@ LEAST_LIMIT = 0.02
 # Where nothing was measured, and what a build accepts: beyond it INT8 activations do not work.
 MOST_LIMIT = 0.25
 
+_TIMED_TOKENS = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class SelfTestReport:
@@ -32,12 +39,35 @@ class SelfTestReport:
         worst_prompt: Index of that prompt.
         passed: The error is below the limit.
         limit: The limit.
+        prompts: Number of prompts.
     """
 
     relative_error: float
     worst_prompt: int
     passed: bool
     limit: float
+    prompts: int = 0
+
+    def __str__(self) -> str:
+        """Say which prompt was worst and how far it is, for a person."""
+        return (
+            f"the logits of prompt {self.worst_prompt} of {self.prompts} are "
+            f"{self.relative_error:.3g} from the reference (relative), the limit is "
+            f"{self.limit:.3g}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """How fast an engine is, medians over the reference prompts.
+
+    Attributes:
+        prefill_ms_per_token: A pass over a whole prompt, by its tokens, in milliseconds.
+        decode_ms_per_token: A pass over one token behind a prompt, in milliseconds.
+    """
+
+    prefill_ms_per_token: float
+    decode_ms_per_token: float
 
 
 def limit_of(bundle: Bundle) -> float:
@@ -64,21 +94,51 @@ def self_test(engine: Engine, bundle: Bundle) -> SelfTestReport:
         BundleError: The reference cannot be read.
         EngineError: The engine failed.
     """
-    path = bundle.file(REFERENCE)
-    try:
-        with np.load(path, allow_pickle=False) as reference:
-            tokens, offsets = reference["tokens"], reference["offsets"]
-            expected = reference["logits"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path} cannot be read ({error}); rebuild the bundle") from error
+    prompts, expected = _reference(bundle)
     errors = []
-    for i, row in enumerate(expected):
+    for prompt, row in zip(prompts, expected, strict=True):
         engine.rollback(0)
-        logits = engine.append(tokens[offsets[i] : offsets[i + 1]].tolist())[-1]
+        logits = engine.append(prompt)[-1]
         # A logit that is not finite must fail, and NaN compares as false with any limit.
         difference = np.abs(np.nan_to_num(logits, nan=np.inf) - row).max()
         errors.append(float(difference / np.abs(row).max()))
     engine.rollback(0)
     worst = int(np.argmax(errors))
     limit = limit_of(bundle)
-    return SelfTestReport(errors[worst], worst, errors[worst] <= limit, limit)
+    return SelfTestReport(errors[worst], worst, errors[worst] <= limit, limit, len(errors))
+
+
+def time_engine(engine: Engine, bundle: Bundle) -> Timings:
+    """Time an engine on the bundle's reference prompts; its cache is emptied before and after.
+
+    Raises:
+        BundleError: The reference cannot be read.
+        EngineError: The engine failed.
+    """
+    prompts, _ = _reference(bundle)
+    engine.append(prompts[0])  # what a runtime prepares at its first pass does not count
+    prefill, decode = [], []
+    for prompt in prompts:
+        engine.rollback(0)
+        begin = time.perf_counter()
+        engine.append(prompt)
+        prefill.append((time.perf_counter() - begin) / len(prompt))
+    for _ in range(min(_TIMED_TOKENS, engine.context_length - engine.length)):
+        begin = time.perf_counter()
+        engine.append(prompts[0][:1])
+        decode.append(time.perf_counter() - begin)
+    engine.rollback(0)
+    # A short context can be full after the prompt: then nothing was decoded.
+    return Timings(statistics.median(prefill) * 1e3, statistics.median(decode or prefill) * 1e3)
+
+
+def _reference(bundle: Bundle) -> tuple[Sequence[list[int]], NDArray[np.float32]]:
+    """Read the prompts and the logits of their last positions, float32 ``[prompts, vocab]``."""
+    path = bundle.file(REFERENCE)
+    try:
+        with np.load(path, allow_pickle=False) as reference:
+            tokens, offsets = reference["tokens"].tolist(), reference["offsets"].tolist()
+            expected = reference["logits"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} cannot be read ({error}); rebuild the bundle") from error
+    return [tokens[a:b] for a, b in itertools.pairwise(offsets)], expected

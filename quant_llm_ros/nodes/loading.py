@@ -33,6 +33,9 @@ def open_understander(settings: Settings, bundle: str, skills: str) -> Understan
         os.path.expanduser(bundle),
         os.path.expanduser(skills) or None,
         threads=settings.threads,
+        provider=settings.provider,
+        allow_fallback=settings.allow_fallback,
+        selftest_commands=settings.selftest_commands,
         max_command_chars=settings.max_command_chars,
         min_confidence=settings.min_confidence,
     )
@@ -42,6 +45,7 @@ def open_understander(settings: Settings, bundle: str, skills: str) -> Understan
     except QuantLlmError:
         understander.close()
         raise
+    return_memory()  # what reading the tokenizer and packing the weights has left: 50 MB
     return understander
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 from quant_llm_ros.command.pending import QueuePolicy
-from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
+from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE, DEFAULT_SELFTEST_COMMANDS
+from quant_llm_ros.engine.providers import AUTO, PROVIDERS
 from quant_llm_ros.nodes.parameter_table import ChoiceSpec, Spec
 
 
@@ -21,6 +22,9 @@ class Settings:
     bundle: str
     skills: str
     threads: int
+    provider: str
+    allow_fallback: bool
+    selftest_commands: int
     max_command_chars: int
     min_accuracy: float
     min_confidence: float
@@ -43,6 +47,30 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("skills", "", "Skill registry (YAML file); empty: the bundle's own.", loading=True),
     Spec("threads", 2, "CPU threads of the model.", 1, 64, loading=True),
+    ChoiceSpec(
+        "provider",
+        AUTO,
+        "Where the model runs; auto: what the bundle is made for, CUDA where the installed ONNX "
+        "Runtime has it, else the CPU.",
+        loading=True,
+        choices=PROVIDERS,
+    ),
+    Spec(
+        "allow_fallback",
+        False,
+        "Serve also where the provider does not start and ONNX Runtime falls back to a slower "
+        "one, as to the CPU; else that is an error.",
+        loading=True,
+    ),
+    Spec(
+        "selftest_commands",
+        DEFAULT_SELFTEST_COMMANDS,
+        "Most reference commands of the bundle that are decided before it is served; a decision "
+        "other than the reference is an error.",
+        0,
+        1000,
+        loading=True,
+    ),
     Spec(
         "max_command_chars",
         512,

@@ -279,7 +279,12 @@ class UnderstandingNode(ManagedNode):
             f"bundle '{info.name}' loaded in {info.load_ms / 1e3:.1f} s: {info.model}, "
             f"{info.size_bytes / 1e6:.0f} MB, {len(info.skills)} skills, {info.runtime} on "
             f"{info.provider} with {self._table.settings.threads} threads; self-test: relative "
-            f"error {info.selftest_relative_error:.2g}"
+            f"error {info.selftest_relative_error:.2g}, "
+            + (
+                str(understander.decided)
+                if understander.decided is not None
+                else "no decisions compared (none in the bundle, or other skills than its own)"
+            )
         )
 
     def _info(self, understander: Understander) -> BundleInfo:

@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 import resource
 import shutil
-import statistics
 import time
 import types
 from typing import Any
@@ -22,7 +21,7 @@ import yaml
 from quant_llm_ros.engine import bundle as layout
 from quant_llm_ros.engine.bundle import Bundle, file_sha256
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
-from quant_llm_ros.engine.selftest import self_test
+from quant_llm_ros.engine.selftest import self_test, time_engine
 from quant_llm_ros.errors import BundleError, CheckpointError, EngineError, RecipeError
 from quant_llm_ros.quantize import reference
 from quant_llm_ros.quantize.adapter import Adapter
@@ -38,7 +37,6 @@ Progress = Callable[[str, float], None]
 """Told the name of the present stage and the fraction of the whole build that is done."""
 
 EXACT_LIMIT = 1e-4  # FP32 against FP32 of the same weights: what is left is rounding
-_TIMED_TOKENS = 32
 
 
 def build_bundle(
@@ -254,31 +252,14 @@ def _engine_figures(
             f"the engine differs from the reference by {report.relative_error:.3f} "
             f"(limit {report.limit}) on prompt {report.worst_prompt}"
         )
-    prefill_ms, decode_ms = _timings(engine, prompts)
+    timings = time_engine(engine, bundle)
     engine.close()
     return {
         "export_relative_error": max(errors),
         "engine_relative_error": report.relative_error,
         "load_ms": engine.info.load_ms,
-        "prefill_ms_per_token": prefill_ms,
-        "decode_ms_per_token": decode_ms,
+        **dataclasses.asdict(timings),
     }
-
-
-def _timings(engine: OnnxRuntimeEngine, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Median milliseconds per token of prefilling a prompt and of decoding after it."""
-    prefill, decode = [], []
-    for prompt in prompts:
-        engine.rollback(0)
-        begin = time.perf_counter()
-        engine.append(prompt)
-        prefill.append((time.perf_counter() - begin) / len(prompt))
-    for _ in range(min(_TIMED_TOKENS, engine.context_length - engine.length)):
-        begin = time.perf_counter()
-        engine.append([prompts[0][0]])
-        decode.append(time.perf_counter() - begin)
-    # A short context can be full after the prompt: then nothing was decoded.
-    return statistics.median(prefill) * 1e3, statistics.median(decode or prefill) * 1e3
 
 
 def _write_reference(

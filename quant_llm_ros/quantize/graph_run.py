@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+import time
 
 import numpy as np
 from numpy.typing import NDArray
 import onnxruntime
 import torch
 
-from quant_llm_ros.errors import EngineError
+from quant_llm_ros.engine.bundle import Bundle, MODEL
+from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.protocol import Engine, EngineInfo
+from quant_llm_ros.errors import ContextOverflowError, EngineError
 from quant_llm_ros.quantize.graph_lint import lint
 from quant_llm_ros.quantize.reference import relative_error
 
@@ -23,7 +27,11 @@ HALF_LIMIT = 0.03
 class FixedCacheRunner:
     """Runs a graph of target ``tensorrt`` or ``tensorrt-jp6`` with ONNX Runtime on the CPU.
 
+    Implements :class:`engine.protocol.Engine`; slowly, since it copies the cache in every pass.
+
     Attributes:
+        info: What runs the graph.
+        vocab_size: Number of tokens of the vocabulary.
         length: Number of tokens in the cache.
         context_length: Most tokens in it.
     """
@@ -38,6 +46,7 @@ class FixedCacheRunner:
         Raises:
             EngineError: ONNX Runtime cannot load it.
         """
+        started = time.perf_counter()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -53,24 +62,42 @@ class FixedCacheRunner:
         self._names = [value.name for value in caches]
         self._cache = [np.zeros(value.shape, dtype=np.float16) for value in caches]
         self.context_length = int(caches[0].shape[2])
+        self.vocab_size = int(self._session.get_outputs()[0].shape[-1])
         self.length = 0
+        self.info = EngineInfo(
+            runtime=f"onnxruntime {onnxruntime.__version__}",
+            provider=self._session.get_providers()[0],
+            load_ms=(time.perf_counter() - started) * 1e3,
+        )
 
-    def append(self, tokens: Sequence[int], *, last: int = 1) -> NDArray[np.float32]:
+    def append(
+        self, tokens: Sequence[int], *, last: int = 1, at: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         """Run the graph over new tokens.
 
         Args:
-            tokens: Token ids, as many as still fit.
+            tokens: Token ids.
             last: For how many of the last new tokens the logits are wanted.
+            at: Indices of the new tokens whose logits are wanted, ascending, in place of ``last``.
 
         Returns:
-            Logits, float32 ``[last, vocab]``.
+            Logits, float32 ``[last or len(at), vocab]``.
+
+        Raises:
+            ContextOverflowError: The tokens do not fit any more.
         """
         count = len(tokens)
+        if self.length + count > self.context_length:
+            raise ContextOverflowError(
+                f"{self.length} + {count} tokens exceed the context of {self.context_length}"
+            )
         logits, *self._cache = self._session.run(
             None,
             {
                 "input_ids": np.array([tokens], dtype=np.int64),
-                "logit_positions": np.arange(count - last, count, dtype=np.int64),
+                "logit_positions": np.array(
+                    range(count - last, count) if at is None else at, dtype=np.int64
+                ),
                 "write_index": np.array([self.length], dtype=np.int64),
                 **dict(zip(self._names, self._cache, strict=True)),
             },
@@ -82,6 +109,25 @@ class FixedCacheRunner:
     def rollback(self, length: int) -> None:
         """Forget every token after the first ``length``."""
         self.length = length
+
+    def mark(self) -> None:
+        """Do nothing: a fixed cache rolls back to any length for nothing."""
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._cache = []
+        del self._session
+
+
+def open_on_cpu(bundle: Bundle) -> Engine:
+    """Open a bundle of any target on the CPU of the machine that builds it.
+
+    Raises:
+        EngineError: ONNX Runtime cannot load it.
+    """
+    if bundle.target == "ort":
+        return OnnxRuntimeEngine.load(bundle)
+    return FixedCacheRunner(bundle.file(MODEL))
 
 
 def check_graph(
