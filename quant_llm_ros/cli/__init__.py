@@ -15,7 +15,9 @@ from quant_llm_ros.cli import (
     inspect,
     lint_graph,
     quantize,
+    replay,
     understand,
+    watch,
 )
 from quant_llm_ros.errors import QuantLlmError
 
@@ -32,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         quantize,
         inspect,
         understand,
+        watch,
+        replay,
         evaluate,
         bench,
         generate,
