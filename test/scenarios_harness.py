@@ -95,7 +95,7 @@ class Bench:
     def start(self, program: str | Path, *parameters: str) -> NodeProcess:
         """Start an installed program, or a script of the tests."""
         arguments = [part for parameter in parameters for part in ("-p", parameter)]
-        return self._start(self._scripts / program, arguments)
+        return self.start_with(self._scripts / program, arguments)
 
     def kill(self, process: NodeProcess) -> None:
         """End a process as `kill -9` does."""
@@ -104,16 +104,17 @@ class Bench:
     def respawn(self, process: NodeProcess) -> NodeProcess:
         """Start a process that has ended again, as launch does with ``use_respawn``."""
         assert process.process.poll() is not None
-        return self._start(*self._launched[process])
+        return self.start_with(*self._launched[process])
 
     def start_module(self, name: str) -> NodeProcess:
         """Start a module of the package or of the tests with ``python -m``."""
         launcher = self._folder / name
         launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {name} "$@"\n')
         launcher.chmod(0o755)
-        return self._start(launcher, [])
+        return self.start_with(launcher, [])
 
-    def _start(self, program: Path, arguments: list[str]) -> NodeProcess:
+    def start_with(self, program: Path, arguments: list[str]) -> NodeProcess:
+        """Start a program with ROS arguments."""
         log = self._folder / f"{len(self._processes)}_{program.name}.log"
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         # A clock of its own too, since another bench may have another time.

@@ -83,6 +83,7 @@ class ExecutorNode(ManagedNode):
         self._watch = Watch(self._senses, self._settings)
         self._sequencer: Sequencer | None = None
         self._ticks = 0
+        self._stepped_s = 0.0
 
     @property
     def wants_autostart(self) -> bool:
@@ -256,12 +257,16 @@ class ExecutorNode(ManagedNode):
             self._watch.on_clock(self._clock_s(), now_s)
             if publishers is not None:
                 self._watch.on_publishers(publishers)
-            self._step(now_s)
+            # While odometry comes it sets the pace: a command from older odometry in between
+            # would be news to the base, and is none.
+            if now_s - self._stepped_s >= _TICK_S:
+                self._step(now_s)
 
     def _clock_s(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
 
     def _step(self, now_s: float) -> None:
+        self._stepped_s = now_s
         if self._sequencer is not None:
             self._sequencer.step(now_s)
 

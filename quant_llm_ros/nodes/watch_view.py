@@ -65,18 +65,16 @@ class Heard:
 
     def on_decision(self, message: Any) -> None:
         """Take a decision."""
-        # A node that starts again counts from 1 again.
-        self.forget(message.command_id)
+        # A node that starts again counts from 1 again. The first report about a call may come
+        # before its decision, though.
+        again = {d.command_id for d in self.decisions} & {message.command_id}
         self.decisions.append(message)
+        shown = {d.command_id for d in self.decisions} - again
+        self.executions = {k: v for k, v in self.executions.items() if k[0] in shown}
 
     def on_execution(self, message: Any) -> None:
         """Take a report about a call."""
         self.executions[message.command_id, message.index] = message
-
-    def forget(self, command_id: int) -> None:
-        """Drop reports about an older command of that number, and of those no longer shown."""
-        shown = {decision.command_id for decision in self.decisions} - {command_id}
-        self.executions = {k: v for k, v in self.executions.items() if k[0] in shown}
 
 
 def frame(heard: Heard, now_s: float) -> RenderableType:
