@@ -140,6 +140,7 @@ def robot(
 
 @pytest.mark.ros
 @pytest.mark.bundle
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("node", NODES)
 def test_a_policy_allows_what_the_node_has_and_no_more(
     robot: Bench, repository: Path, node: str
@@ -215,6 +216,7 @@ def test_foxglove_shows_every_panel_once(repository: Path) -> None:
 
 @pytest.mark.ros
 @pytest.mark.bundle
+@pytest.mark.timeout(1800)
 def test_what_the_views_show_is_there(robot: Bench, repository: Path) -> None:
     where = robot.namespace
     graph = {

@@ -165,6 +165,7 @@ def test_gazebo(launch: Launch, headless: str) -> None:
 
 @pytest.mark.ros
 @pytest.mark.bundle
+@pytest.mark.timeout(1800)
 def test_what_sim_starts_understands_and_drives(
     launch: Launch, scripts: Path, bundle_path: Path, tmp_path: Path
 ) -> None:

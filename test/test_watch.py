@@ -23,7 +23,7 @@ from quant_llm_msgs.msg import (
 from quant_llm_ros.nodes import messages
 from quant_llm_ros.nodes.watch_view import frame, Heard, SHOWN_DECISIONS
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(1800)]
 
 
 def drawn(heard: Heard, now_s: float = 0.0) -> str:
@@ -147,7 +147,7 @@ def test_beside_a_running_node(scripts: Path, bundle_path: Path, tmp_path: Path)
             [program, "watch", "--once", *arguments],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             env={**os.environ, "COLUMNS": "160"},
         )
 
