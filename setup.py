@@ -59,6 +59,7 @@ setup(
             "torch",
             "transformers",
         ],
+        "replay": ["rosbags"],
         "test": ["pytest", "pytest-timeout"],
     },
     entry_points={

@@ -37,3 +37,7 @@ class ContextOverflowError(EngineError):
 
 class CommandError(QuantLlmError):
     """A command cannot be processed as given, for example because it is too long."""
+
+
+class RecordingError(QuantLlmError):
+    """A recording cannot be read, or has nothing that was asked for."""

@@ -19,7 +19,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 import rclpy
 from rclpy.action import ActionClient
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
@@ -91,6 +91,37 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+class Spinner:
+    """Runs the callbacks of nodes in a thread of its own, and ends in order.
+
+    A context that is shut down while another thread waits for its entities crashes now and then.
+    """
+
+    def __init__(self, context: rclpy.Context) -> None:
+        """Start the thread."""
+        self._executor = SingleThreadedExecutor(context=context)
+        self._closing = False
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def add(self, node: Any) -> None:
+        """Run the callbacks of a node too."""
+        self._executor.add_node(node)
+
+    def close(self) -> None:
+        """End the thread, then take its nodes away."""
+        self._closing = True
+        self._thread.join(REPLY_S)
+        nodes = self._executor.get_nodes()
+        self._executor.shutdown()
+        for node in nodes:
+            node.destroy_node()
+
+    def _spin(self) -> None:
+        while not self._closing:
+            self._executor.spin_once(timeout_sec=0.1)
 
 
 class Probe:
@@ -262,8 +293,7 @@ class Harness:
         self._processes: list[NodeProcess] = []
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._spinner = threading.Thread(target=self._spin, daemon=True)
+        self._spinner = Spinner(self._context)
         self._nodes: list[Any] = []
 
     def start(
@@ -304,22 +334,15 @@ class Harness:
         node = rclpy.create_node(f"probe{len(self._nodes)}", context=self._context)
         probe = Probe(node, namespace)
         self._nodes.append(node)
-        self._executor.add_node(node)
-        if not self._spinner.is_alive():
-            self._spinner.start()
+        self._spinner.add(node)
         return probe
 
     def close(self) -> None:
         """End everything."""
         for process in self._processes:
             process.kill()
+        self._spinner.close()
         self._context.try_shutdown()
-        if self._spinner.is_alive():
-            self._spinner.join(REPLY_S)
-
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -38,6 +40,7 @@ class Course:
         start: Pose | None = None,
         scans: bool = True,
         solid: bool = True,
+        late_s: float = 0.0,
     ) -> None:
         self.walls = np.array(walls, dtype=float) if walls else NO_WALLS
         self.settings = settings or Settings()
@@ -51,6 +54,8 @@ class Course:
         self.laser = Laser()
         self.scans = scans
         self.slip = 0.0
+        # What the base has been told and does not do yet.
+        self.late = deque([STANDSTILL] * round(late_s / DT_S))
         self.now_s = 0.0
         self.speeds: list[Velocity] = []
         self.goals: list[Pose] = []
@@ -87,7 +92,8 @@ class Course:
             if progress.state.is_final:
                 return progress
             if task.command is not None:
-                self.robot.drive(task.command)
+                self.late.append(task.command)
+                self.robot.drive(self.late.popleft())
                 self.speeds.append(task.command)
             self.tick()
         raise AssertionError(f"still {progress} after {limit_s} s")
@@ -161,6 +167,25 @@ def test_turn(arguments: dict[str, str | float], turned_deg: float) -> None:
     assert course.run(task).state is State.SUCCEEDED
     assert math.degrees(total) == pytest.approx(turned_deg, abs=3.0)
     assert course.robot.pose.x == pytest.approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize("late_s", [0.1, 0.2])
+@pytest.mark.parametrize(
+    ("skill", "arguments"),
+    [
+        ("move", {"direction": "forward", "distance_m": 1.0}),
+        ("turn", {"direction": "left", "angle_deg": 90.0}),
+        ("turn", {"direction": "around"}),
+    ],
+)
+def test_a_base_that_answers_late_is_not_driven_to_and_fro(
+    skill: str, arguments: dict[str, str | float], late_s: float
+) -> None:
+    course = Course(late_s=late_s)
+    assert course.run(course.task(skill, **arguments)).state is State.SUCCEEDED
+    told = [v.forward if skill == "move" else v.turn for v in course.speeds]
+    turns = sum(a * b < 0.0 for a, b in itertools.pairwise(told))
+    assert turns <= 2
 
 
 def test_a_crooked_start_is_led_back_to_the_line() -> None:

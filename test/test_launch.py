@@ -1,24 +1,22 @@
-"""The launch file, read as text and, since ``launch`` is on no package registry, run with fakes.
-
-``launch_ros`` and not ``launch`` tells whether the real ones are there: what PyPI calls "launch"
-is an unrelated package.
-"""
+"""The launch files, run with stand-ins for ``launch``, and what they start, run for real."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import importlib.metadata
-import importlib.util
 from pathlib import Path
-import sys
-import types
 from typing import Any
 
+from fake_launch import Fake, faked, HAS_LAUNCH_ROS, Launched
 import pytest
+from scenarios_harness import bench
+import yaml
 
-LAUNCH_FILE = "launch/understanding.launch.py"
-ARGUMENTS = {
+pytestmark = pytest.mark.skipif(
+    HAS_LAUNCH_ROS, reason="the real actions of launch do not show what they were made of"
+)
+
+COMMON = {
     "namespace",
     "params_file",
     "bundle",
@@ -28,157 +26,164 @@ ARGUMENTS = {
     "use_respawn",
     "log_level",
 }
-HAS_LAUNCH_ROS = importlib.util.find_spec("launch_ros") is not None
+ARGUMENTS = {
+    "understanding": COMMON,
+    "robot": COMMON | {"places"},
+    "sim": COMMON | {"places", "world", "speed_factor"},
+    "gazebo": COMMON | {"places", "world", "headless"},
+}
+SWITCHES = {"use_sim_time", "autostart", "use_respawn", "headless"}
+STARTED = {
+    "understanding": {"understanding_node"},
+    "robot": {"understanding_node", "executor_node"},
+    "sim": {"understanding_node", "executor_node", "sim_node"},
+    "gazebo": {"understanding_node", "executor_node", "create", "parameter_bridge"},
+}
+# Of other packages, which only Gazebo needs.
+FOREIGN = {"create": "ros_gz_sim", "parameter_bridge": "ros_gz_bridge"}
 
-
-@pytest.fixture(scope="module")
-def tree(repository: Path) -> ast.Module:
-    return ast.parse((repository / LAUNCH_FILE).read_text())
-
-
-def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name:
-            yield node
-
-
-def strings(tree: ast.AST) -> set[str]:
-    return {
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-
-
-def test_declares_the_arguments_of_nav2_and_describes_each(tree: ast.Module) -> None:
-    declared = list(calls(tree, "DeclareLaunchArgument"))
-    assert {ast.literal_eval(call.args[0]) for call in declared} == ARGUMENTS
-    for call in declared:
-        assert {"default_value", "description"} <= {keyword.arg for keyword in call.keywords}
-
-
-def test_uses_every_argument(tree: ast.Module) -> None:
-    function = next(n for n in tree.body if getattr(n, "name", "") == "start_node")
-    assert strings(function) >= ARGUMENTS
-
-
-def test_starts_installed_programs(tree: ast.Module) -> None:
-    installed = {
-        entry.name
-        for entry in importlib.metadata.distribution("quant_llm_ros").entry_points
-        if entry.group == "console_scripts"
-    }
-    nodes = list(calls(tree, "Node"))
-    assert nodes
-    for node in nodes:
-        keywords = {k.arg: k.value for k in node.keywords}
-        assert ast.literal_eval(keywords["package"]) == "quant_llm_ros"
-        assert ast.literal_eval(keywords["executable"]) in installed
-
-
-def test_refers_to_files_that_exist(tree: ast.Module, repository: Path) -> None:
-    joined = [
-        Path(*[ast.literal_eval(part) for part in node.args[1:]])
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "join"
-    ]
-    assert joined == [Path("config/understanding.yaml")]
-    for path in joined:
-        assert (repository / path).is_file()
-
-
-class FakeAction:
-    """Any action or substitution of launch: keeps what it was made with."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args = args
-        self.kwargs = kwargs
-
-
-class FakeConfiguration(FakeAction):
-    """The value of an argument: the context is simply the arguments by name."""
-
-    def perform(self, context: dict[str, str]) -> str:
-        return context[self.args[0]]
+Launch = Callable[..., Launched]
 
 
 @pytest.fixture
-def launch_module(repository: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """Return the imported launch file."""
-    if not HAS_LAUNCH_ROS:
-        names: dict[str, dict[str, Any]] = {
-            "launch": dict.fromkeys(
-                ("LaunchContext", "LaunchDescription", "LaunchDescriptionEntity"), FakeAction
-            ),
-            "launch.actions": dict.fromkeys(
-                ("DeclareLaunchArgument", "OpaqueFunction"), FakeAction
-            ),
-            "launch.substitutions": {"LaunchConfiguration": FakeConfiguration},
-            "launch_ros": {},
-            "launch_ros.actions": {"Node": FakeAction},
-            "launch_ros.parameter_descriptions": {"ParameterValue": FakeAction},
-            "ament_index_python": {},
-            "ament_index_python.packages": {
-                "get_package_share_directory": lambda name: str(repository)
-            },
-        }
-        for name, members in names.items():
-            module = types.ModuleType(name)
-            vars(module).update(members)
-            monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location("launch_file", repository / LAUNCH_FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def launch(repository: Path) -> Iterator[Launch]:
+    """Give what runs a launch file by name with arguments."""
+    with faked(repository):
+        yield lambda name, **given: Launched(
+            repository, repository / f"launch/{name}.launch.py", given
+        )
 
 
-def defaults(description: Any) -> dict[str, str]:
-    return {
-        entity.args[0]: entity.kwargs["default_value"]
-        for entity in description.args[0]
-        if "default_value" in entity.kwargs
-    }
+def test_every_launch_file_is_here(repository: Path) -> None:
+    files = {path.name.partition(".")[0] for path in (repository / "launch").glob("*.py")}
+    assert files == set(ARGUMENTS)
 
 
-def test_describes_itself(launch_module: types.ModuleType) -> None:
-    description = launch_module.generate_launch_description()
-    entities = description.entities if HAS_LAUNCH_ROS else description.args[0]
-    assert len(entities) == len(ARGUMENTS) + 1
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_declares_and_describes_its_arguments(launch: Launch, name: str) -> None:
+    arguments = launch(name).arguments
+    assert set(arguments) == ARGUMENTS[name]
+    for argument, declared in arguments.items():
+        assert declared["description"].endswith(".")
+        choices = ["true", "false"] if argument in SWITCHES else None
+        assert declared["choices"] == choices
+        assert choices is None or declared["default_value"] in choices
 
 
-@pytest.mark.skipif(HAS_LAUNCH_ROS, reason="looks into the fakes")
-def test_arguments_that_are_not_given_leave_the_parameter_file_alone(
-    launch_module: types.ModuleType, repository: Path
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_starts_installed_programs_with_files_that_exist(launch: Launch, name: str) -> None:
+    scripts = importlib.metadata.distribution("quant_llm_ros").entry_points
+    installed = {entry.name for entry in scripts if entry.group == "console_scripts"}
+    nodes = launch(name).nodes
+    assert set(nodes) == STARTED[name]
+    for program, node in nodes.items():
+        assert node["package"] == FOREIGN.get(program, "quant_llm_ros")
+        assert program in FOREIGN or program in installed
+        for file in node.get("parameters", ()):
+            assert isinstance(file, dict) or Path(file).is_file()
+
+
+# An argument that is not the default, and what it changes, in all nodes that run from here.
+CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Any]] = {
+    "namespace": ("robot1", lambda node: node["namespace"], "robot1"),
+    "params_file": ("/my.yaml", lambda node: node["parameters"][0], "/my.yaml"),
+    "use_respawn": ("true", lambda node: node["respawn"], True),
+    "log_level": ("debug", lambda node: node["arguments"][-1], "debug"),
+}
+# The same for single nodes: node, and name of the parameter.
+PARAMETERS = {
+    "bundle": ("/bundles/2024", "understanding_node", "/bundles/2024"),
+    "skills": ("/2025", "understanding_node", "/2025"),
+    "autostart": ("false", "understanding_node", False),
+    "use_sim_time": ("true", "understanding_node", True),
+    "places": ("/2026", "executor_node", "/2026"),
+    "world": ("/2027", "sim_node", "/2027"),
+    "speed_factor": ("2.5", "sim_node", 2.5),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("argument", CHANGES)
+def test_an_argument_reaches_every_node(launch: Launch, name: str, argument: str) -> None:
+    given, read, expected = CHANGES[argument]
+    for program, node in launch(name, **{argument: given}).nodes.items():
+        if program not in FOREIGN:
+            assert read(node) == expected
+    # And what is given to one robot's files reaches no other value.
+    for program, node in launch(name).nodes.items():
+        assert program in FOREIGN or read(node) != expected
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name in ARGUMENTS
+        for argument, (_, program, _) in PARAMETERS.items()
+        if argument in ARGUMENTS[name] and program in STARTED[name]
+    ],
+)
+def test_an_argument_becomes_a_parameter(launch: Launch, name: str, argument: str) -> None:
+    given, program, expected = PARAMETERS[argument]
+    value = launch(name, **{argument: given}).nodes[program]["parameters"][1][argument]
+    if isinstance(value, Fake):
+        # So that a folder named 2024 stays a string.
+        assert value.kwargs == {"value_type": str}
+        (value,) = value.args
+    assert value == expected
+
+
+@pytest.mark.parametrize("program", ["understanding_node", "executor_node"])
+def test_what_is_not_given_leaves_the_parameter_file_alone(launch: Launch, program: str) -> None:
+    file, values = launch("robot").nodes[program]["parameters"]
+    assert Path(file).name == f"{program.removesuffix('_node')}.yaml"
+    assert values == {"use_sim_time": False, "autostart": True}
+
+
+def test_the_simulation_gives_the_robot_its_world_and_clock(
+    launch: Launch, repository: Path
 ) -> None:
-    context = defaults(launch_module.generate_launch_description())
-    (node,) = launch_module.start_node(context)
-    file, overrides = node.kwargs["parameters"]
-    assert file == str(repository / "config" / "understanding.yaml")
-    assert overrides == {"use_sim_time": False, "autostart": True}
-    assert node.kwargs["respawn"] is False
-    assert node.kwargs["name"] == "understanding"
+    nodes = launch("sim").nodes
+    world = str(repository / "config/simulation/flat.yaml")
+    assert nodes["sim_node"]["parameters"][1] == {"world": world, "speed_factor": 1.0}
+    for program in ("understanding_node", "executor_node"):
+        assert nodes[program]["parameters"][1]["use_sim_time"] is True
+    assert nodes["executor_node"]["parameters"][1]["places"].args == (world,)
+    other = launch("sim", world="/hall.yaml").nodes["executor_node"]["parameters"][1]["places"]
+    assert other.args == ("/hall.yaml",)
 
 
-@pytest.mark.skipif(HAS_LAUNCH_ROS, reason="looks into the fakes")
-def test_arguments_that_are_given_win(launch_module: types.ModuleType) -> None:
-    context = {
-        **defaults(launch_module.generate_launch_description()),
-        "namespace": "robot1",
-        "bundle": "/bundles/2024",
-        "autostart": "false",
-        "use_respawn": "true",
-        "log_level": "debug",
-    }
-    (node,) = launch_module.start_node(context)
-    overrides = node.kwargs["parameters"][1]
-    assert set(overrides) == {"use_sim_time", "autostart", "bundle"}
-    assert overrides["autostart"] is False
-    assert overrides["bundle"].args == ("/bundles/2024",)
-    assert overrides["bundle"].kwargs == {"value_type": str}
-    assert node.kwargs["respawn"] is True
-    assert node.kwargs["namespace"] == "robot1"
-    assert "debug" in node.kwargs["arguments"]
+@pytest.mark.parametrize("headless", ["true", "false"])
+def test_gazebo(launch: Launch, headless: str) -> None:
+    gazebo = launch("gazebo", headless=headless, namespace="robot1")
+    arguments = gazebo.includes["gz_sim.launch.py"]["gz_args"]
+    assert ("-s" in arguments.split()) is (headless == "true")
+    assert arguments.endswith("config/simulation/world.sdf")
+    assert gazebo.nodes["parameter_bridge"]["namespace"] == "robot1"
+    assert gazebo.nodes["create"]["arguments"][-1].endswith("robot.sdf")
+
+
+@pytest.mark.ros
+@pytest.mark.bundle
+@pytest.mark.timeout(1800)
+def test_what_sim_starts_understands_and_drives(
+    launch: Launch, scripts: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    """The processes of sim.launch.py with the same files and parameters, as launch_ros does it."""
+    nodes = launch("sim", namespace="robot1", bundle=str(bundle_path), speed_factor="2").nodes
+    with bench("/robot1", scripts, tmp_path) as robot:
+        for program, node in nodes.items():
+            values = {
+                name: value.args[0] if isinstance(value, Fake) else value
+                for name, value in node["parameters"][1].items()
+            }
+            file = tmp_path / f"{program}.yaml"
+            file.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
+            arguments = [*node["arguments"][1:], "-r", f"__node:={node['name']}"]
+            for parameters in (node["parameters"][0], str(file)):
+                arguments += ["--params-file", parameters]
+            robot.start_with(scripts / program, arguments)
+        robot.wait_ready()
+        robot.wait_understanding()
+        decision = robot.say("turn left")
+        assert robot.outcomes(decision.command_id, 1) == ["SUCCEEDED"]

@@ -15,8 +15,10 @@ from quant_llm_ros.cli import (
     inspect,
     lint_graph,
     quantize,
+    replay,
     selftest,
     understand,
+    watch,
 )
 from quant_llm_ros.errors import QuantLlmError
 
@@ -34,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         inspect,
         selftest,
         understand,
+        watch,
+        replay,
         evaluate,
         bench,
         generate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import math
 
@@ -77,12 +78,22 @@ class Scan:
 
 
 class Senses:
-    """The latest of what was received, with the (steady) time of its arrival in seconds."""
+    """The latest of what was received, with the time of its arrival in seconds.
 
-    def __init__(self) -> None:
-        """Begin with nothing received."""
+    That time is the steady one which the callers give, or a simulation's: a simulation that runs
+    at a tenth of real time sends a tenth as often, and that is no loss.
+    """
+
+    def __init__(self, simulated_s: Callable[[], float] | None = None) -> None:
+        """Begin with nothing received.
+
+        Args:
+            simulated_s: Gives the time of the simulation, s, where there is one. While it stands
+                still, ages do too: ``Watch`` sees to that.
+        """
         self.odometry: Odometry | None = None
         self.scan: Scan | None = None
+        self._simulated_s = simulated_s
         self._odometry_s = -math.inf
         self._scan_s = -math.inf
 
@@ -99,17 +110,20 @@ class Senses:
         if not all(map(math.isfinite, numbers)):
             return
         self.odometry = odometry
-        self._odometry_s = now_s
+        self._odometry_s = self._time_s(now_s)
 
     def on_scan(self, scan: Scan, now_s: float) -> None:
         """Take a scan."""
         self.scan = scan
-        self._scan_s = now_s
+        self._scan_s = self._time_s(now_s)
 
     def odometry_age_s(self, now_s: float) -> float:
         """Give the time since the last odometry, s; infinite when there was none."""
-        return now_s - self._odometry_s
+        return self._time_s(now_s) - self._odometry_s
 
     def scan_age_s(self, now_s: float) -> float:
         """Give the time since the last scan, s; infinite when there was none."""
-        return now_s - self._scan_s
+        return self._time_s(now_s) - self._scan_s
+
+    def _time_s(self, now_s: float) -> float:
+        return now_s if self._simulated_s is None else self._simulated_s()

@@ -19,6 +19,7 @@ from rich.text import Text
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.errors import QuantLlmError
 from quant_llm_ros.nodes import environment
+from quant_llm_ros.nodes.watch_view import STATUS_STYLES
 
 if TYPE_CHECKING:
     from quant_llm_msgs.msg import LatencyStats
@@ -38,16 +39,6 @@ SENTENCES: tuple[str, ...] = (
 )
 
 _START_LIMIT_S = 60.0
-_STATUS_STYLES = {
-    "ACCEPTED": "bold green",
-    "STOP": "bold red",
-    "CLARIFY": "bold yellow",
-    "UNKNOWN": "bold cyan",
-    "REJECTED": "bold magenta",
-    "TIMEOUT": "bold red",
-    "CANCELLED": "bold red",
-    "ERROR": "bold red",
-}
 _UNTUNED = (
     "This model has not been tuned for these skills. The grammar makes every answer a valid list "
     "of calls, whatever the model thinks, but often not the calls that were meant. Stops, limits "
@@ -184,7 +175,7 @@ def _show(console: Console, decision: dict[str, Any]) -> None:
     console.print(
         Text.assemble(
             "  ",
-            (f"{status:<9}", _STATUS_STYLES[status]),
+            (f"{status:<9}", STATUS_STYLES[status]),
             f" confidence {decision['confidence']:.2f}   {total_ms:.1f} ms",
         )
     )

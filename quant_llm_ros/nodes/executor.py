@@ -55,8 +55,8 @@ class ExecutorNode(ManagedNode):
     the base by ``cmd_vel`` and reports on ``execution``; *deactivate* commands zero velocity and
     ends whatever is not at its end as CANCELLED.
 
-    Motion is timed by the stamps of odometry; what is lost, by the steady clock, so that a
-    simulation may be fast, slow or dead.
+    Motion is timed by the stamps of odometry, their age and a scan's by the ROS clock where it is
+    simulated, everything else by the steady clock: a simulation may be fast, slow or dead.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -83,6 +83,7 @@ class ExecutorNode(ManagedNode):
         self._watch = Watch(self._senses, self._settings)
         self._sequencer: Sequencer | None = None
         self._ticks = 0
+        self._stepped_s = 0.0
 
     @property
     def wants_autostart(self) -> bool:
@@ -121,7 +122,7 @@ class ExecutorNode(ManagedNode):
         """Begin to take decisions."""
         now_s = time.monotonic()
         simulated = bool(self.get_parameter("use_sim_time").value)
-        self._senses = Senses()
+        self._senses = Senses(self._clock_s if simulated else None)
         self._watch = Watch(self._senses, self._settings, clock_s=now_s if simulated else None)
         assert self._actions is not None
         maker = TaskMaker(
@@ -253,12 +254,19 @@ class ExecutorNode(ManagedNode):
         self._ticks += 1
         publishers = self.count_publishers("decision") if look else None
         with self._lock:
-            self._watch.on_clock(self.get_clock().now().nanoseconds * 1e-9, now_s)
+            self._watch.on_clock(self._clock_s(), now_s)
             if publishers is not None:
                 self._watch.on_publishers(publishers)
-            self._step(now_s)
+            # While odometry comes it sets the pace: a command from older odometry in between
+            # would be news to the base, and is none.
+            if now_s - self._stepped_s >= _TICK_S:
+                self._step(now_s)
+
+    def _clock_s(self) -> float:
+        return float(self.get_clock().now().nanoseconds * 1e-9)
 
     def _step(self, now_s: float) -> None:
+        self._stepped_s = now_s
         if self._sequencer is not None:
             self._sequencer.step(now_s)
 

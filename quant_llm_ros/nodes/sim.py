@@ -18,7 +18,7 @@ from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Header
 
-from quant_llm_ros.geometry import Pose, quaternion_of, Velocity, yaw_of
+from quant_llm_ros.geometry import Pose, quaternion_of, STANDSTILL, Velocity, yaw_of
 from quant_llm_ros.nodes import qos
 from quant_llm_ros.nodes.parameter_table import ParameterTable
 from quant_llm_ros.nodes.sim_parameters import SimSettings, SPECS
@@ -35,6 +35,7 @@ BASE_FRAME = "base_link"
 # Behind the wall clock by more than this, as after a pause of the process, the rest is dropped.
 _MOST_BEHIND_S = 0.2
 _TRUTH_RATE_HZ = 10.0
+_REST_PATIENCE_S = 0.1
 
 
 class SimNode(Node):
@@ -83,6 +84,8 @@ class SimNode(Node):
         self._origin_s = 0.0 if settings.clock else time.time()
         self._published_clock_s = 0.0
         self._due_s = time.monotonic()
+        self._wait_until_s = -math.inf
+        self._patience_s = 0.0
         self._odometry = self.create_publisher(Odometry, "odom", qos.VELOCITY)
         self._scan = self.create_publisher(LaserScan, "scan", qos.VELOCITY)
         self._truth = self.create_publisher(PoseStamped, "true_pose", qos.VELOCITY)
@@ -134,9 +137,20 @@ class SimNode(Node):
         """Do all the steps that are due; a timer that fires late does not slow the time down."""
         now_s = time.monotonic()
         self._due_s = max(self._due_s, now_s - _MOST_BEHIND_S)
-        while self._due_s <= now_s:
+        while self._due_s <= now_s and not self._waits(now_s):
             self._due_s += self._step_s / self._speed_factor
             self._step()
+
+    def _waits(self, now_s: float) -> bool:
+        """Tell whether the time stands until the next velocity command (``lockstep_s``)."""
+        if not math.isfinite(self._wait_until_s):
+            return False
+        if now_s >= self._wait_until_s:
+            # Nobody drives any more: on alone, until the base's own time limit stops it.
+            self._wait_until_s, self._patience_s = -math.inf, 0.0
+            return False
+        self._due_s = now_s
+        return True
 
     def _step(self) -> None:
         settings = self._table.settings
@@ -149,6 +163,8 @@ class SimNode(Node):
             self._clock_publisher.publish(ClockMsg(clock=stamp))
         if not settings.fault_odometry:
             self._odometry.publish(self._odometry_message(stamp))
+            if self._patience_s > 0.0:
+                self._wait_until_s = time.monotonic() + self._patience_s
         if self._is_due(settings.scan_rate_hz) and not settings.fault_scan:
             self._scan.publish(self._scan_message(stamp))
         if self._is_due(_TRUTH_RATE_HZ):
@@ -166,7 +182,13 @@ class SimNode(Node):
 
     def _on_command(self, message: Twist) -> None:
         self._goal = None  # whoever commands velocities has taken over
-        self._robot.drive(Velocity(message.linear.x, message.linear.y, message.angular.z))
+        velocity = Velocity(message.linear.x, message.linear.y, message.angular.z)
+        self._robot.drive(velocity)
+        # Zero velocity may be the last that comes.
+        self._patience_s = self._table.settings.lockstep_s
+        if velocity == STANDSTILL:
+            self._patience_s = min(self._patience_s, _REST_PATIENCE_S)
+        self._wait_until_s = -math.inf
 
     def _on_goal(self, message: PoseStamped) -> None:
         position, q = message.pose.position, message.pose.orientation

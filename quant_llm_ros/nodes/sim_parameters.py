@@ -14,6 +14,7 @@ class SimSettings:
     world: str
     seed: int
     speed_factor: float
+    lockstep_s: float
     clock: bool
     holonomic: bool
     stamped_cmd_vel: bool
@@ -44,6 +45,14 @@ SPECS: tuple[Spec, ...] = (
         "Seconds of the simulation in a second of the real world.",
         0.01,
         20.0,
+    ),
+    Spec(
+        "lockstep_s",
+        0.0,
+        "After each odometry of a drive the simulation waits up to so long, s of the real world, "
+        "for the next velocity command; 0: never.",
+        0.0,
+        60.0,
     ),
     Spec(
         "clock",

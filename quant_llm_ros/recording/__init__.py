@@ -1,0 +1,1 @@
+"""Recordings of a robot's decisions, and the same sentences decided again."""
