@@ -59,6 +59,7 @@ setup(
             "torch",
             "transformers",
         ],
+        "tensorrt": ["cuda-python"],  # TensorRT itself comes with JetPack
         "test": ["pytest", "pytest-timeout"],
     },
     entry_points={

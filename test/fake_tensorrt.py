@@ -15,11 +15,21 @@ import enum
 import functools
 import json
 from pathlib import Path
+import re
 import sys
 import types
 from typing import Any
 
-from fake_cuda import ALIGNMENT, Gpu, POISON, RuleBroken
+from fake_cuda import (
+    ALIGNMENT,
+    cudaDeviceAttr,
+    cudaError_t,
+    cudaMemcpyKind,
+    cudaStreamCaptureMode,
+    Gpu,
+    POISON,
+    RuleBroken,
+)
 from fake_cuda import Runtime as CudaRuntime
 import numpy as np
 import onnxruntime
@@ -439,3 +449,30 @@ def installed(
             patch.setitem(sys.modules, name, trt if name == module else None)
         patch.setitem(sys.modules, "cuda.bindings.runtime", CudaRuntime(gpu))
         yield gpu
+
+
+def names() -> set[str]:
+    """Names of all that is pretended here, as the real bindings must have them too."""
+    trt = [
+        Builder, ExecutionContextAllocationStrategy, IBuilderConfig, ICudaEngine,
+        IExecutionContext, IHostMemory, ILogger, INetworkDefinition, IOptimizationProfile,
+        IProgressMonitor, ITensor, ITimingCache, MemoryPoolType, NetworkDefinitionCreationFlag,
+        OnnxParser, ParserError, Runtime, TensorLocation,
+    ]  # fmt: skip
+    cuda = [cudaDeviceAttr, cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode]
+    made = {
+        "Builder.__init__",
+        "OnnxParser.__init__",
+        "Runtime.__init__",
+        "ComputeCapability.SM86",
+    }
+    made |= {"ILogger.__init__", "IProgressMonitor.__init__", "OnnxParser.num_errors"}
+    made |= {"ITensor.name", *(f"ILogger.Severity.{one.name}" for one in Severity)}
+    made |= {"IBuilderConfig.set_compute_capability", "IBuilderConfig.num_compute_capabilities"}
+    for kind in (*trt, *cuda):
+        public = [name for name in vars(kind) if not name.startswith("_")]
+        own = {"gpu", "version", "Severity"}
+        made |= {f"{kind.__name__}.{name}" for name in public if name not in own}
+    return made | {name for name in vars(CudaRuntime) if re.fullmatch(r"cuda[A-Z]\w+", name)} - {
+        kind.__name__ for kind in cuda
+    }
