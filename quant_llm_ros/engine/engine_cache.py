@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from quant_llm_ros.engine.bundle import Bundle, file_sha256, MODEL, MODEL_DATA
-from quant_llm_ros.engine.tensorrt_api import Sizes
+from quant_llm_ros.engine.tensorrt_api import Profile
 from quant_llm_ros.errors import EngineFileError
 
 FOLDER = "engines"
@@ -69,7 +69,7 @@ class StoredEngine:
 
     path: Path
     key: EngineKey
-    profiles: tuple[Sizes, ...]
+    profiles: tuple[Profile, ...]
     plan_sha256: str
     plan_bytes: int
     created: str
@@ -137,7 +137,8 @@ def read(path: Path) -> StoredEngine:
                 model_sha256=str(key["model_sha256"]),
             ),
             profiles=tuple(
-                Sizes(_three(one["tokens"]), _three(one["wanted"])) for one in fields["profiles"]
+                {str(name): _three(sizes) for name, sizes in profile.items()}
+                for profile in fields["profiles"]
             ),
             plan_sha256=str(fields["plan"]["sha256"]),
             plan_bytes=int(fields["plan"]["bytes"]),
@@ -156,7 +157,7 @@ def store(
     bundle: Bundle,
     key: EngineKey,
     plan: Any,
-    profiles: Sequence[Sizes],
+    profiles: Sequence[Profile],
     figures: dict[str, float],
 ) -> StoredEngine:
     """Write an engine into its bundle, in place of an older one of the same key.
@@ -180,7 +181,7 @@ def store(
         "format_version": FORMAT_VERSION,
         "key": dataclasses.asdict(key),
         "profiles": [
-            {"tokens": list(sizes.tokens), "wanted": list(sizes.wanted)} for sizes in profiles
+            {name: list(sizes) for name, sizes in profile.items()} for profile in profiles
         ],
         "plan": {"sha256": sha256, "bytes": data.nbytes},
         "created": created,

@@ -7,11 +7,10 @@ there, which is how builds are tried out on a computer without one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import importlib
 import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from quant_llm_ros.engine.tensorrt_cuda import CPU_PATH
 from quant_llm_ros.errors import DeviceError, EngineError, EngineFileError
@@ -30,17 +29,9 @@ Step = Callable[[str, int, int], bool]
 """Told of progress: name of the phase, steps done, all steps (both 0 at its end); False stops."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Least, typical and largest sizes of a pass; the engine has kernels for each such profile.
-
-    Attributes:
-        tokens: New tokens.
-        wanted: Those whose logits are wanted.
-    """
-
-    tokens: tuple[int, int, int]
-    wanted: tuple[int, int, int]
+Profile: TypeAlias = Mapping[str, tuple[int, int, int]]
+"""Optimization profile: the least, the typical and the largest of each size that changes, by its
+name in the graph (``n`` new tokens, ``k`` positions whose logits are wanted)."""
 
 
 class TensorRt:
@@ -110,7 +101,7 @@ class TensorRt:
     def build(
         self,
         graph: Path,
-        profiles: Sequence[Sizes],
+        profiles: Sequence[Profile],
         *,
         workspace_mib: int,
         timing_cache: bytes = b"",
@@ -121,7 +112,7 @@ class TensorRt:
 
         Args:
             graph: The ``.onnx`` file.
-            profiles: One or more.
+            profiles: The engine has kernels for each; none for a graph without sizes that change.
             workspace_mib: Memory that a kernel may use, MiB.
             timing_cache: What an earlier build has measured; another GPU's is ignored.
             capability: For which GPU, such as ``SM86``, where TensorRT can choose; None for the
@@ -283,14 +274,13 @@ def _monitor(trt: Any, progress: Step) -> Any:
     return Monitor()
 
 
-def _shapes(network: Any, sizes: Sizes) -> dict[str, list[tuple[int, ...]]]:
+def _shapes(network: Any, sizes: Profile) -> dict[str, list[tuple[int, ...]]]:
     """Least, typical and largest shape of each graph input whose shape changes."""
-    named = {"n": sizes.tokens, "k": sizes.wanted}
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     return {
         value.name: [
             tuple(
-                named[value.get_dimension_name(axis)][which] if size == -1 else int(size)
+                sizes[value.get_dimension_name(axis)][which] if size == -1 else int(size)
                 for axis, size in enumerate(value.shape)
             )
             for which in range(3)

@@ -12,7 +12,7 @@ import time
 from quant_llm_ros.engine import engine_cache
 from quant_llm_ros.engine.bundle import Bundle, MODEL, MODEL_DATA
 from quant_llm_ros.engine.engine_cache import EngineKey, StoredEngine
-from quant_llm_ros.engine.tensorrt_api import Sizes, Step, TensorRt
+from quant_llm_ros.engine.tensorrt_api import Profile, Step, TensorRt
 from quant_llm_ros.engine.tensorrt_cuda import Cuda
 from quant_llm_ros.errors import DeviceError, DeviceMemoryError, EngineError, EngineFileError
 
@@ -31,7 +31,7 @@ class BuildOptions:
         capability: Compile for this GPU, such as ``SM86``, which need not be there (TensorRT for
             RTX only); None for the one that is.
         prompt_tokens: Most new tokens of a pass; longer prompts take several.
-        draft_tokens: Most tokens of a short pass, as when a draft is verified, 2 or more.
+        draft_tokens: Most tokens of a short pass, as when a draft is verified.
         workspace_mib: Memory that a kernel may use, MiB; what needs more is not tried.
     """
 
@@ -41,18 +41,24 @@ class BuildOptions:
     draft_tokens: int = 16
     workspace_mib: int = 512
 
-    def profiles(self, context_length: int) -> tuple[Sizes, ...]:
-        """Sizes of a pass: one token, a short pass, a long one.
 
-        The long one takes every smaller pass too, so there is always one that fits.
-        """
-        prompt = min(self.prompt_tokens, context_length)
-        draft = min(self.draft_tokens, prompt)
-        wanted = max(1, prompt // 2)
-        one = (1, 1, 1)
-        short = Sizes((2, (2 + draft) // 2, draft), (1, max(1, draft // 4), draft))
-        long = Sizes((1, max(1, prompt // 2), prompt), (1, 1, wanted))
-        return (Sizes(one, one), short, long) if draft >= 2 else (Sizes(one, one), long)
+def decoder_profiles(*, prompt: int, drafts: int) -> tuple[Profile, ...]:
+    """Make the profiles of a decoder: one token, a short pass such as a draft's, a long one.
+
+    The long one takes every smaller pass too, so there is always one that fits.
+
+    Args:
+        prompt: Most new tokens of a pass, at least 1.
+        drafts: Most tokens of a short pass, at least 1.
+    """
+    one = (1, 1, 1)
+    step: Profile = {"n": one, "k": one}
+    long: Profile = {"n": (1, max(1, prompt // 2), prompt), "k": (1, 1, max(1, prompt // 2))}
+    drafts = min(drafts, prompt)
+    if drafts < 2:
+        return step, long
+    short = {"n": (2, (2 + drafts) // 2, drafts), "k": (1, max(1, drafts // 4), drafts)}
+    return step, short, long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +130,10 @@ class Build:
             sm, self.gpu = int(options.capability[2:]), options.capability
         self.title = trt.title
         self.key = EngineKey(trt.module, trt.version, sm, engine_cache.model_sha256(bundle))
-        self.profiles = options.profiles(bundle.model.context_length)
+        self.profiles = decoder_profiles(
+            prompt=min(options.prompt_tokens, bundle.model.context_length),
+            drafts=options.draft_tokens,
+        )
         self.estimate = self._estimate()
 
     def existing(self) -> StoredEngine | None:
