@@ -60,6 +60,7 @@ setup(
             "transformers",
         ],
         "replay": ["rosbags"],
+        "tensorrt": ["cuda-python"],  # TensorRT itself comes with JetPack
         "test": ["pytest", "pytest-timeout"],
     },
     entry_points={

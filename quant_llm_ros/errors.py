@@ -31,6 +31,18 @@ class EngineError(QuantLlmError):
     """An engine could not be loaded or could not run."""
 
 
+class DeviceError(EngineError):
+    """The GPU, its driver or its libraries are missing, too old, or failed."""
+
+
+class DeviceMemoryError(DeviceError):
+    """The GPU has not enough memory."""
+
+
+class EngineFileError(EngineError):
+    """A compiled engine is missing, damaged, or made for another GPU, runtime or model."""
+
+
 class ContextOverflowError(EngineError):
     """The prompt and the answer do not fit into the model's context."""
 

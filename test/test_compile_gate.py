@@ -11,12 +11,12 @@ import onnx
 import pytest
 from target_graphs import export_by, exported
 
+from quant_llm_ros.engine.tensorrt_build import decoder_profiles
 from quant_llm_ros.errors import EngineError
 from quant_llm_ros.quantize import compile_gate
 from quant_llm_ros.quantize.compile_gate import (
     CAPABILITIES,
     compile_graph,
-    decoder_profiles,
     is_available,
 )
 from quant_llm_ros.quantize.graph_lint import lint
@@ -30,14 +30,6 @@ DECODER = decoder_profiles(prompt=48, drafts=8)
 CASE = {"n": (1, 4, 8), "p": (1, 4, 8)}
 FP8 = cases.whole_scale_product(ml_dtypes.float8_e4m3fn)
 FP4 = cases.product(ml_dtypes.float4_e2m1fn, block=16, opset=23)
-
-
-def test_profiles() -> None:
-    assert decoder_profiles(prompt=512, drafts=8) == (
-        {"n": (1, 256, 512), "k": (1, 1, 1)},
-        {"n": (1, 1, 1), "k": (1, 1, 1)},
-        {"n": (2, 5, 8), "k": (2, 5, 8)},
-    )
 
 
 def test_without_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import sys
 from quant_llm_ros import __version__
 from quant_llm_ros.cli import (
     bench,
+    build_engine,
     evaluate,
     finetune,
     generate,
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         watch,
         replay,
         evaluate,
+        build_engine,
         bench,
         generate,
         finetune,
