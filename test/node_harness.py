@@ -180,6 +180,10 @@ class Probe:
             lambda: self._node.count_publishers(f"{self._namespace}/{topic}"), DISCOVERY_S, topic
         )
 
+    def publishers(self, topic: str) -> Any:
+        """Give what is known about the publishers of a topic."""
+        return self._node.get_publishers_info_by_topic(f"{self._namespace}/{topic}")
+
     def send(self, text: str | bytes) -> None:
         """Publish a command; bytes as they are, whether UTF-8 or not."""
         if isinstance(text, str):

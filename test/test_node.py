@@ -278,6 +278,8 @@ def test_queue_capacity_of_the_parameter_holds(robot: Probe) -> None:
         ("deadline_s", float("nan"), "out of range"),
         ("deadline_s", "soon", "type"),
         ("queue_capacity", 0, "out of range"),
+        ("queue_policy", "newest", "expected one of fifo, latest_wins"),
+        ("stall_timeout_s", 0.0, "out of range"),
         ("latency_window", -1, "out of range"),
         ("autostart", False, "read-only"),
         ("bundle", "/elsewhere", "while the node is unconfigured"),

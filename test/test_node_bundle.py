@@ -43,7 +43,11 @@ def test_hot_swap_under_load_loses_no_command(
     harness: Harness, bundle_path: Path, other: Path
 ) -> None:
     process = harness.start(
-        "/swap", f"bundle:={bundle_path}", "autostart:=true", "deadline_s:=600.0"
+        "/swap",
+        f"bundle:={bundle_path}",
+        "autostart:=true",
+        "deadline_s:=600.0",
+        "stall_timeout_s:=600.0",
     )
     probe = harness.probe("/swap")
     probe.wait_active()

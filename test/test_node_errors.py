@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import threading
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rclpy.parameter import Parameter
 
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.errors import EngineError
+from quant_llm_ros.nodes.health import Health, Level
 from quant_llm_ros.nodes.understanding import UnderstandingNode
 
 pytestmark = pytest.mark.ros
@@ -104,3 +106,50 @@ def test_end_is_possible_from_every_state(
     node.trigger_activate()
     assert node.end(1.0)
     assert node.end(1.0)
+
+
+def test_loading_parameters_follow_what_the_node_serves(
+    node: UnderstandingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "load", lambda: None)
+    assert node.trigger_configure() == SUCCESS
+    assert not node.set_parameters([Parameter("bundle", value="/other")])[0].successful
+    node._table.adopt(bundle="/other", skills="/skills.yaml")
+    assert node.get_parameter("bundle").value == "/other"
+    assert (node._table.settings.bundle, node._table.settings.skills) == (
+        "/other",
+        "/skills.yaml",
+    )
+    assert not node.set_parameters([Parameter("bundle", value="/third")])[0].successful
+
+
+def test_failure_is_in_the_diagnostics(
+    node: UnderstandingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lifecycle() -> Health:
+        return next(h for h in node._health() if h.name == "Lifecycle")
+
+    assert lifecycle().level == Level.WARN  # nobody has asked for anything yet
+    opening(monkeypatch, EngineError("the runtime is too old"))
+    assert node.trigger_configure() == FAILURE
+    assert lifecycle().level == Level.ERROR
+    assert lifecycle().message == "cannot configure: the runtime is too old"
+    monkeypatch.setattr(node, "load", lambda: None)
+    assert node.trigger_configure() == SUCCESS
+    assert lifecycle().message == "inactive: takes no commands"
+
+
+def test_with_too_many_hanging_threads_it_asks_for_a_new_process(
+    node: UnderstandingNode, capfd: pytest.CaptureFixture[str]
+) -> None:
+    go_on = threading.Event()
+    node._hung = [threading.Thread(target=go_on.wait, args=(60,), daemon=True) for _ in range(3)]
+    for thread in node._hung:
+        thread.start()
+    assert node.trigger_configure() == FAILURE
+    assert "3 threads hang in the model" in capfd.readouterr().err
+    assert not node.end(1.0)  # the process may not wait for them
+    go_on.set()
+    for thread in node._hung:
+        thread.join()
+    assert node._health()[1].values["hanging threads"] == "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import threading
 import time
@@ -111,7 +112,11 @@ class UnderstandServer:
 
     def destroy(self) -> None:
         """Take the action away."""
-        self._server.destroy()
+        # rclpy destroys the server first and then tells the executor, which meanwhile fails to
+        # wait for it, again and again. In this order it does not; the second removal is in vain.
+        self._node.remove_waitable(self._server)
+        with contextlib.suppress(ValueError):
+            self._server.destroy()
 
     def _on_goal(self, goal: Understand.Goal) -> GoalResponse:
         if self._is_open():
