@@ -48,6 +48,7 @@ setup(
     extras_require={
         "bench": ["matplotlib"],
         "onnxruntime": ["onnxruntime"],
+        "peers": ["llama-cpp-python"],
         "quantize": [
             "accelerate",
             "gguf",

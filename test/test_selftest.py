@@ -9,8 +9,9 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
-from tiny_models import make_folder, recipe_text
+from tiny_models import build_tiny, make_folder, recipe_text
 
 from quant_llm_ros.cli import inspect, selftest
 from quant_llm_ros.cli.quantize import _with_reference_decisions
@@ -28,8 +29,9 @@ from quant_llm_ros.engine.device import (
 )
 from quant_llm_ros.engine.protocol import EngineInfo
 from quant_llm_ros.engine.verdict import load_verdict, refuse_failed, Verdict, verdicts_of
-from quant_llm_ros.errors import BundleError, EngineError
+from quant_llm_ros.errors import BundleError, ContextOverflowError, EngineError
 from quant_llm_ros.quantize.build import build_bundle
+from quant_llm_ros.quantize.graph_run import open_on_cpu
 from quant_llm_ros.quantize.recipe import Recipe
 
 SKILLS = """
@@ -153,12 +155,40 @@ def test_malformed_reference_decisions(bundle: Bundle, content: str) -> None:
         reference_decisions.load(spoilt)
 
 
-def test_the_build_records_what_the_bundle_decides(bundle: Bundle) -> None:
+def test_the_build_records_what_the_bundle_decides(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_decisions, "LEAST_CONFIDENCE", 1.1)
+    with pytest.raises(BundleError, match="not sure of any command"):
+        _with_reference_decisions(bundle, [])
+    monkeypatch.setattr(reference_decisions, "LEAST_CONFIDENCE", 0.0)  # the model is random
     recorded = _with_reference_decisions(bundle, ["go to the dock"])
     understander = Understander.open(bundle.path, min_confidence=0.0)
-    for reference in reference_decisions.load(recorded):
+    references = reference_decisions.load(recorded)
+    assert [r.text for r in references][:2] == ["go to the dock", "turn left"]
+    for reference in references:
         assert understander.understand(reference.text).answer == reference.answer
     understander.close()
+
+
+def test_a_graph_for_tensorrt_decides_on_the_cpu_where_it_is_built(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    model = make_folder(tmp_path / "model", max_position_embeddings=2048)
+    built = build_tiny(tmp_path, model, "half", target="tensorrt", context_length=2048)
+    engine = open_on_cpu(built)
+    tokens = list(range(20, 40))
+    every = engine.append(tokens, last=20)
+    engine.rollback(0)
+    np.testing.assert_allclose(engine.append(tokens, at=[3, 19]), every[[3, 19]], rtol=1e-3)
+    engine.rollback(0)
+    with pytest.raises(ContextOverflowError, match="exceed the context of 2048"):
+        engine.append([5] * 2049)
+    registry = SkillRegistry.load(bundle.file("skills.yaml"))
+    understander = Understander.of_bundle(built, engine, registry)
+    first, second = (understander.understand("turn left").answer for _ in range(2))
+    assert first == second != ""
+    engine.close()
 
 
 # --- Before a bundle is served -------------------------------------------------------------------

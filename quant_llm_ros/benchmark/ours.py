@@ -68,6 +68,7 @@ class Ours:
         provider: str = AUTO,
         allow_fallback: bool = False,
         drafter_file: str | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """Load the bundle and fill the prefix.
 
@@ -79,6 +80,7 @@ class Ours:
             provider: One of ``engine.providers.PROVIDERS``.
             allow_fallback: Let the runtime fall back to a slower provider.
             drafter_file: What the drafter learned before; None: the registry's examples.
+            engine: Another runtime's, which runs the same model; None: the bundle's own.
 
         Raises:
             QuantLlmError: Something is missing or damaged.
@@ -89,7 +91,7 @@ class Ours:
         shown = {"always": True, "other": not own, "never": False}[bundle.prompt_examples]
         self.weight_bytes = bundle.size_bytes
         self.tokenizer = Tokenizer(bundle.file(TOKENIZER))
-        self.engine = open_engine(
+        self.engine = engine or open_engine(
             bundle, provider=provider, threads=threads, allow_fallback=allow_fallback
         )
         self.prompt = Prompt(skills, self.tokenizer, examples=shown)

@@ -9,9 +9,12 @@ import dataclasses
 import multiprocessing
 import time
 
+from quant_llm_ros.benchmark import llama_cpp
 from quant_llm_ros.benchmark.machine import peak_memory_mb, read_bandwidth
-from quant_llm_ros.benchmark.ours import MODES, Ours
+from quant_llm_ros.benchmark.ours import MODES, Ours, PLAIN
 from quant_llm_ros.benchmark.sample import Result
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.engine.bundle import Bundle, SKILLS
 from quant_llm_ros.engine.providers import AUTO
 from quant_llm_ros.errors import EngineError
 
@@ -30,6 +33,7 @@ class Settings:
         drafter: File of what the drafter learned before; None: it knows the registry's examples.
         provider: Where the model runs, one of ``engine.providers.PROVIDERS``.
         allow_fallback: Let the runtime fall back to a slower provider.
+        gguf: The same model for llama.cpp, where it is a contender.
     """
 
     bundle: str
@@ -38,6 +42,7 @@ class Settings:
     drafter: str | None = None
     provider: str = AUTO
     allow_fallback: bool = False
+    gguf: str | None = None
 
 
 def run(settings: Settings, modes: Sequence[str], sentences: Sequence[str]) -> Iterator[Result]:
@@ -45,7 +50,7 @@ def run(settings: Settings, modes: Sequence[str], sentences: Sequence[str]) -> I
 
     Args:
         settings: What they share.
-        modes: Names of ``ours.MODES``.
+        modes: Names of ``ours.MODES`` and of ``peers.PEERS``.
         sentences: Cleaned sentences.
 
     Yields:
@@ -75,28 +80,50 @@ def _in_own_process(
             ) from error
 
 
-def _measure(settings: Settings, mode: str, sentences: tuple[str, ...]) -> Result:
-    started = time.perf_counter()
-    ours = Ours(
+def _contender(settings: Settings, mode: str) -> Ours | llama_cpp.LlamaCppChat:
+    """Load a contender."""
+    features, engine = MODES.get(mode, MODES[PLAIN]), None
+    if mode not in MODES:
+        bundle = Bundle.load(settings.bundle, verify=False)
+        context_length = bundle.model.context_length
+        assert settings.gguf is not None
+        if mode == llama_cpp.USERS:
+            registry = SkillRegistry.load(settings.skills or bundle.file(SKILLS))
+            return llama_cpp.LlamaCppChat(
+                settings.gguf, registry, threads=settings.threads, context_length=context_length
+            )
+        engine = llama_cpp.LlamaCppEngine(
+            settings.gguf, threads=settings.threads, context_length=context_length
+        )
+    return Ours(
         settings.bundle,
         settings.skills,
-        MODES[mode],
+        features,
         threads=settings.threads,
         provider=settings.provider,
         allow_fallback=settings.allow_fallback,
         drafter_file=settings.drafter,
+        engine=engine,
     )
+
+
+def _measure(settings: Settings, mode: str, sentences: tuple[str, ...]) -> Result:
+    started = time.perf_counter()
+    contender = _contender(settings, mode)
     load_ms = (time.perf_counter() - started) * 1e3
+    extra: dict[str, float] = {}
     try:
         for sentence in sentences[:_WARM_UP]:
-            ours(sentence)
-        samples = tuple(ours(sentence) for sentence in sentences)
+            contender(sentence)
+        samples = tuple(contender(sentence) for sentence in sentences)
         # Before the bandwidth is measured, which takes memory of its own.
         peak_mb = peak_memory_mb()
-        extra = {f"pass_ms_{size}": round(ours.pass_ms(size), 3) for size in _PASS_SIZES}
-        bandwidth = read_bandwidth(settings.threads)
-        extra["bandwidth_gb_s"] = round(bandwidth / 1e9, 2)
-        extra["floor_ms"] = round(ours.weight_bytes / bandwidth * 1e3, 3)
+        if isinstance(contender, Ours):
+            for size in _PASS_SIZES:
+                extra[f"pass_ms_{size}"] = round(contender.pass_ms(size), 3)
+            bandwidth = read_bandwidth(settings.threads)
+            extra["bandwidth_gb_s"] = round(bandwidth / 1e9, 2)
+            extra["floor_ms"] = round(contender.weight_bytes / bandwidth * 1e3, 3)
     finally:
-        ours.close()
+        contender.close()
     return Result(mode, load_ms, peak_mb, samples, extra)

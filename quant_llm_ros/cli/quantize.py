@@ -18,7 +18,7 @@ from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.command.validator import Validator
 from quant_llm_ros.engine.bundle import Bundle, DRAFTER, SKILLS
-from quant_llm_ros.errors import QuantLlmError, RecipeError
+from quant_llm_ros.errors import BundleError, QuantLlmError, RecipeError
 from quant_llm_ros.resources import share_path
 
 
@@ -54,6 +54,8 @@ def _with_reference_decisions(bundle: Bundle, commands: Sequence[str]) -> Bundle
         references = reference_decisions.record(understander.understand, tried)
     finally:
         engine.close()
+    if not references:
+        raise BundleError("the model is not sure of any command that was tried")
     return reference_decisions.write(bundle, references)
 
 

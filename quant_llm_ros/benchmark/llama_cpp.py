@@ -1,0 +1,216 @@
+"""llama.cpp as a contender: as its users run it, and at its best.
+
+At its best it runs this package's own decoding: the same compact answers, prompt prefix in the
+cache, masks by llguidance and forced tokens without a choice. So what differs is the runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant_llm_ros.benchmark import json_calls
+from quant_llm_ros.benchmark.sample import Sample
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.engine.protocol import EngineInfo
+from quant_llm_ros.errors import ContextOverflowError, EngineError
+
+USERS = "llama.cpp, JSON schema"
+BEST = "llama.cpp, at its best"
+_BATCH = 512
+_MAX_TOKENS = 256
+
+
+def load_library() -> Any:
+    """Import llama-cpp-python.
+
+    Raises:
+        EngineError: It is not installed.
+    """
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise EngineError(
+            "llama-cpp-python is not installed; run `pip install -r requirements/peers.txt` (it "
+            "is compiled, which takes minutes and a C++ compiler)"
+        ) from error
+    return llama_cpp
+
+
+class LlamaCppEngine:
+    """llama.cpp's evaluation behind this package's protocol, ``engine.protocol.Engine``.
+
+    Attributes:
+        info: Runtime and time to load.
+        vocab_size: Number of tokens.
+        context_length: Most tokens in the cache.
+    """
+
+    def __init__(self, path: str, *, threads: int, context_length: int) -> None:
+        """Load a GGUF file.
+
+        Args:
+            path: The file.
+            threads: CPU threads of a pass.
+            context_length: Size of the cache, in tokens.
+
+        Raises:
+            EngineError: llama.cpp is not installed or cannot load the file.
+        """
+        started = time.perf_counter()
+        self._library = library = load_library()
+        library.llama_backend_init()
+        self._quiet = library.llama_log_callback(lambda level, text, data: None)
+        library.llama_log_set(self._quiet, None)
+        model_params = library.llama_model_default_params()
+        model_params.n_gpu_layers = 0
+        self._model = library.llama_model_load_from_file(path.encode(), model_params)
+        if not self._model:
+            raise EngineError(f"llama.cpp cannot load {path}; delete it, it is written again")
+        context_params = library.llama_context_default_params()
+        context_params.n_ctx = context_length
+        context_params.n_batch = context_params.n_ubatch = _BATCH
+        context_params.n_threads = context_params.n_threads_batch = threads
+        self._context = library.llama_init_from_model(self._model, context_params)
+        if not self._context:
+            raise EngineError(f"llama.cpp has no memory for a cache of {context_length} tokens")
+        self._memory = library.llama_get_memory(self._context)
+        self._batch = library.llama_batch_init(_BATCH, 0, 1)
+        vocabulary = library.llama_model_get_vocab(self._model)
+        self.vocab_size = int(library.llama_vocab_n_tokens(vocabulary))
+        self.context_length = context_length
+        self._length = 0
+        self.info = EngineInfo(
+            runtime=f"llama-cpp-python {library.__version__}",
+            provider="CPU",
+            load_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+    @property
+    def length(self) -> int:
+        """Number of tokens in the cache."""
+        return self._length
+
+    def append(
+        self, tokens: Sequence[int], *, last: int = 1, at: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """Evaluate new tokens; see ``engine.protocol.Engine.append``."""
+        count = len(tokens)
+        if not 0 < count <= _BATCH:
+            raise ValueError(f"{count} tokens; a pass takes 1 to {_BATCH}")
+        if self._length + count > self.context_length:
+            raise ContextOverflowError(
+                f"{self._length} + {count} tokens exceed the context of {self.context_length}"
+            )
+        wanted = range(count - last, count) if at is None else at
+        batch = self._batch
+        batch.n_tokens = count
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = self._length + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = 0
+            batch.logits[index] = index in wanted
+        status = self._library.llama_decode(self._context, batch)
+        if status != 0:
+            raise EngineError(f"llama.cpp failed on {count} tokens: status {status}")
+        self._length += count
+        rows = [
+            np.ctypeslib.as_array(
+                self._library.llama_get_logits_ith(self._context, index), (self.vocab_size,)
+            )
+            for index in wanted
+        ]
+        return np.stack(rows)
+
+    def rollback(self, length: int) -> None:
+        """Forget every token after the first ``length``."""
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot roll back to {length}: the cache holds {self._length}")
+        self._library.llama_memory_seq_rm(self._memory, 0, length, -1)
+        self._length = length
+
+    def mark(self) -> None:
+        """Do nothing: rolling back costs nothing here."""
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._library.llama_batch_free(self._batch)
+        self._library.llama_free(self._context)
+        self._library.llama_model_free(self._model)
+
+
+class LlamaCppChat:
+    """llama-cpp-python's chat completion with a JSON schema, as its documentation shows it.
+
+    It keeps what a prompt shares with the one before it in its cache, so that instruction and
+    skills are computed once.
+    """
+
+    def __init__(
+        self, path: str, registry: SkillRegistry, *, threads: int, context_length: int
+    ) -> None:
+        """Load a GGUF file.
+
+        Args:
+            path: The file.
+            registry: The skills.
+            threads: CPU threads of a pass.
+            context_length: Size of the cache, in tokens.
+
+        Raises:
+            EngineError: llama.cpp is not installed.
+        """
+        library = load_library()
+        self._llama = library.Llama(
+            path,
+            n_ctx=context_length,
+            n_threads=threads,
+            n_threads_batch=threads,
+            chat_format="chatml",
+            verbose=False,
+        )
+        self._system = json_calls.instruction(registry)
+        self._format = {"type": "json_object", "schema": json_calls.schema(registry)}
+
+    def __call__(self, sentence: str) -> Sample:
+        """Answer one cleaned sentence."""
+        started = time.perf_counter()
+        answer = self._llama.create_chat_completion(
+            [
+                {"role": "system", "content": self._system},
+                {"role": "user", "content": sentence},
+            ],
+            temperature=0.0,
+            max_tokens=_MAX_TOKENS,
+            response_format=self._format,
+        )
+        total_ms = (time.perf_counter() - started) * 1e3
+        tokens = int(answer["usage"]["completion_tokens"])
+        text = answer["choices"][0]["message"]["content"]
+        return Sample(
+            sentence=sentence,
+            answer=_compact(text),
+            total_ms=total_ms,
+            prefill_ms=0.0,
+            decode_ms=total_ms,
+            passes=tokens,
+            tokens=tokens,
+        )
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._llama.close()
+
+
+def _compact(text: str) -> str:
+    """Write JSON without its spaces; what was cut off stays as it is."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+    except ValueError:
+        return text

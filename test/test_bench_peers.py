@@ -1,0 +1,101 @@
+"""Other runtimes in the benchmark: what they are asked for, and that they compute the same."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import llguidance
+import numpy as np
+import pytest
+from tiny_models import build_tiny, make_folder, recipe_text
+
+from quant_llm_ros.benchmark import json_calls, llama_cpp
+from quant_llm_ros.benchmark.peers import gguf_of
+from quant_llm_ros.cli import bench
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.tokenizer import Tokenizer
+from quant_llm_ros.errors import EngineError, RecipeError
+
+INSTALLED = importlib.util.find_spec("llama_cpp") is not None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("peers")
+    model = make_folder(folder / "model")
+    build_tiny(folder, model)
+    (folder / "other.yaml").write_text(recipe_text(model, context_length=128))
+    return folder
+
+
+@pytest.mark.bundle
+def test_the_schema_takes_the_calls_of_the_registry_and_no_others(
+    repository: Path, bundle_path: Path
+) -> None:
+    registry = SkillRegistry.load(repository / "config/skills/service_robot.yaml")
+    tokenizer = Tokenizer(bundle_path / "tokenizer.json")
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(
+        json_calls.schema(registry), overrides={"whitespace_flexible": False}
+    )
+    for text, taken in (
+        ('{"calls":[]}', True),
+        ('{"calls":[{"skill":"go_to","args":{"place":"kitchen"}}]}', True),
+        ('{"calls":[{"skill":"move","args":{"direction":"left","distance_m":0.5}}]}', True),
+        ('{"calls":[{"skill":"go_to","args":{}}]}', False),
+        ('{"calls":[{"skill":"fly","args":{}}]}', False),
+        ('{"calls":[{"skill":"move","args":{"direction":"up"', False),
+    ):
+        matcher = llguidance.LLMatcher(tokenizer.guide, grammar)
+        assert not matcher.is_error(), matcher.get_error()
+        tokens = tokenizer.encode(text)
+        assert (matcher.validate_tokens(tokens) == len(tokens)) is taken, text
+    assert "go_to(place" in json_calls.instruction(registry)
+
+
+def test_the_model_is_written_once_and_by_its_own_recipe(folder: Path) -> None:
+    bundle = Bundle.load(folder / "bundle")
+    with pytest.raises(RecipeError, match="was made by the recipe 'tiny' as it was then, not by"):
+        gguf_of(bundle, folder / "other.yaml")
+    path = gguf_of(bundle, folder / "bundle.yaml")
+    written = path.stat().st_mtime_ns
+    assert gguf_of(bundle, folder / "nowhere.yaml") == path
+    assert path.stat().st_mtime_ns == written
+    Bundle.load(folder / "bundle")  # still whole
+
+
+@pytest.mark.parametrize("peers", ["llama", "llama_cpp,nothing", ""])
+def test_unknown_peers(peers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    bench.add_parser(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["bench", "--dataset=x", f"--peers={peers}"])
+    assert "is not one of llama_cpp" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(INSTALLED, reason="llama-cpp-python is installed")
+def test_a_peer_that_is_not_installed() -> None:
+    with pytest.raises(EngineError, match=r"pip install -r requirements/peers.txt"):
+        llama_cpp.load_library()
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs requirements/peers.txt")
+def test_llama_cpp_computes_the_same_logits(folder: Path) -> None:
+    bundle = Bundle.load(folder / "bundle")
+    ours = OnnxRuntimeEngine.load(bundle, exact=True)
+    theirs = llama_cpp.LlamaCppEngine(
+        str(gguf_of(bundle, folder / "bundle.yaml")), threads=1, context_length=256
+    )
+    assert theirs.vocab_size == ours.vocab_size
+    tokens = list(range(20, 60))
+    for engine in (ours, theirs):
+        engine.append(tokens)
+        engine.rollback(10)
+    expected = ours.append(tokens[10:], at=[0, 7, 29])
+    computed = theirs.append(tokens[10:], at=[0, 7, 29])
+    assert float(np.abs(computed - expected).max() / np.abs(expected).max()) < 0.05
+    theirs.close()
+    ours.close()
