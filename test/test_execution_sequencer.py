@@ -90,6 +90,17 @@ class Bench:
         return [(r.command_id, r.skill, r.state.name) for r in self.reports if r.state.is_final]
 
 
+def test_ages_count_in_the_time_of_a_simulation() -> None:
+    """A simulation at a tenth of real time sends a tenth as often, and nothing is lost."""
+    simulated_s = 50.0
+    senses = Senses(lambda: simulated_s)
+    assert math.isinf(senses.odometry_age_s(1000.0))
+    senses.on_odometry(Odometry(50.0, Pose(), STANDSTILL), 1000.0)
+    simulated_s += 0.2
+    assert senses.odometry_age_s(1002.0) == pytest.approx(0.2)
+    assert math.isinf(senses.scan_age_s(1002.0))
+
+
 def test_calls_run_one_after_another() -> None:
     bench = Bench()
     bench.submit("drive", "wave")
