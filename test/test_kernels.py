@@ -24,9 +24,8 @@ FP16_STEP = 2.0**-11
 
 @pytest.fixture(scope="module")
 def kernel(repository: Path) -> Any:
-    """Import a file of kernels/, its kernels interpreted."""
+    """Import a file of kernels/, its kernels interpreted as conftest.py says."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("TRITON_INTERPRET", "1")  # looked at when a kernel is defined
     patch.syspath_prepend(str(repository / "kernels"))
     names = ("gemv_w4a16", "gemv_codebook", "masked_argmax")
     modules: dict[str, ModuleType] = {name: importlib.import_module(name) for name in names}
