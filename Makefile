@@ -9,7 +9,7 @@ BUNDLE := bundles/default
 RECIPE := config/recipes/default.yaml
 # What a bundle is made from: one that is older than any of these is made again.
 BUNDLE_SOURCES := $(RECIPE) $(wildcard config/adapters) config/skills requirements/model.txt quant_llm_ros/quantize
-PYTHON_SOURCES := quant_llm_ros launch test tools setup.py
+PYTHON_SOURCES := quant_llm_ros kernels launch test tools setup.py
 ENV := source tools/env.sh
 
 .PHONY: help setup bundle demo test lint format clean distclean

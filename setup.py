@@ -16,7 +16,8 @@ def data_files() -> list[tuple[str, list[str]]]:
         "share/ament_index/resource_index/packages": [f"resource/{PACKAGE}"],
         str(SHARE): ["package.xml"],
     }
-    shipped = [*pathlib.Path("launch").glob("*.py"), *pathlib.Path("config").rglob("*")]
+    scripts = (pathlib.Path(folder).glob("*.py") for folder in ("kernels", "launch"))
+    shipped = [*(path for paths in scripts for path in paths), *pathlib.Path("config").rglob("*")]
     for path in sorted(shipped):
         if path.is_file():
             folders.setdefault(str(SHARE / path.parent.as_posix()), []).append(path.as_posix())

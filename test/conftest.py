@@ -52,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # With a robot's own ROS 2 there is no .venv, and its sourced environment is the right one.
     if Path(sys.prefix) == REPOSITORY / ".venv":
         os.environ.update(environment_of_setup())
+    # Triton looks at it when it is imported, which other libraries do too: its kernels are run by
+    # its interpreter (test_kernels.py).
+    os.environ["TRITON_INTERPRET"] = "1"
     domain_id, lock = reserve_domain_id()
     config.add_cleanup(lock.close)
     logs = contextlib.ExitStack()

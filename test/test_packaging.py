@@ -39,7 +39,10 @@ def console_scripts() -> list[importlib.metadata.EntryPoint]:
 
 def shared_files(repository: Path) -> list[Path]:
     """Return all data files that belong into the share folder, relative to the repository."""
-    files = [*(repository / "launch").glob("*.py"), *(repository / "config").rglob("*.yaml")]
+    files = [
+        path for folder in ("kernels", "launch") for path in (repository / folder).glob("*.py")
+    ]
+    files += (repository / "config").rglob("*.yaml")
     return [Path("package.xml"), *(path.relative_to(repository) for path in files)]
 
 

@@ -309,7 +309,7 @@ def no_tensorrt(gpu: Gpu, bundle: Bundle) -> None:
 
 
 def little_memory(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.total = 40_000
+    gpu.total = 20_000
 
 
 def no_room_for_the_plan(gpu: Gpu, bundle: Bundle) -> None:

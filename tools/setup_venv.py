@@ -198,7 +198,8 @@ def steps(version: str) -> Iterable[Step]:
         digest_of([this_file, REQUIREMENTS["ros"], *interfaces], version),
         build_interfaces,
     )
-    shared = [path for name in ("config", "launch", "resource") for path in files_in(ROOT / name)]
+    folders = ("config", "kernels", "launch", "resource")
+    shared = [path for name in folders for path in files_in(ROOT / name)]
     yield Step(
         "package",
         f"package {PACKAGE}",
