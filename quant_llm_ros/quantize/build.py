@@ -25,13 +25,14 @@ from quant_llm_ros.engine.selftest import self_test
 from quant_llm_ros.errors import BundleError, CheckpointError, EngineError, RecipeError
 from quant_llm_ros.quantize import reference
 from quant_llm_ros.quantize.adapter import Adapter
+from quant_llm_ros.quantize.calibration import CommandSource, Passages, read_text
 from quant_llm_ros.quantize.checkpoint import Checkpoint
 from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.graph_run import check_graph
 from quant_llm_ros.quantize.graph_targets import export
+from quant_llm_ros.quantize.layerwise import QuantizingSource
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.staging import staged_folder
-from quant_llm_ros.quantize.tensors import QuantizedTensor
 
 Progress = Callable[[str, float], None]
 """Told the name of the present stage and the fraction of the whole build that is done."""
@@ -47,6 +48,7 @@ def build_bundle(
     skills: Path,
     progress: Progress,
     unquantized: Path | None = None,
+    commands: CommandSource | None = None,
 ) -> Bundle:
     """Make a bundle.
 
@@ -58,6 +60,7 @@ def build_bundle(
         skills: Skill registry that goes into the bundle.
         progress: Told about stages.
         unquantized: Folder for a bundle of the same weights in FP32, to compare with; None: none.
+        commands: Makes the commands that the recipe's method is calibrated with.
 
     Returns:
         The bundle, its files checked.
@@ -101,8 +104,10 @@ def build_bundle(
             _write_reference(unquantized / layout.REFERENCE, prompts, [r[-1] for r in expected])
             parts = _description(recipe, checkpoint, adapter, 0, unquantized)
             _write_description(unquantized, {**parts, "target": "ort"})
-        weights = _QuantizingSource(decoder, recipe)
-        export(
+        correction = Adapter.load(recipe.correction) if recipe.correction else None
+        passages = _passages(recipe, folder, commands)
+        weights = QuantizingSource(decoder, recipe, passages, correction)
+        without_kernel = export(
             checkpoint.config,
             weights,
             folder / layout.MODEL,
@@ -130,6 +135,7 @@ def build_bundle(
             "kl_divergence_nats": change.kl_nats,
             "top1_agreement": change.top1_agreement,
             "bits_per_weight": weights.bits / parameters,
+            "weights_without_kernel": without_kernel,
             "size_mb": size / 1e6,
             "build_s": time.perf_counter() - started,
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
@@ -155,38 +161,24 @@ def _write_unquantized(
     )
 
 
-class _QuantizingSource:
-    """Quantizes each weight when the exporter asks for it.
+def _passages(recipe: Recipe, folder: Path, commands: CommandSource | None) -> list[Passages]:
+    """Make the calibration text of a recipe that needs some.
 
-    The decoder gets the dequantized values in exchange, so that after the export it computes in
-    FP32 exactly what the exported weights mean.
-
-    Attributes:
-        parameters: Number of weights handed out.
-        bits: Bits that they take in the file.
+    Raises:
+        RecipeError: It wants commands, and nobody makes them.
     """
-
-    def __init__(self, decoder: Decoder, recipe: Recipe) -> None:
-        self._decoder = decoder
-        self._recipe = recipe
-        self.parameters = 0
-        self.bits = 0
-
-    def __call__(self, name: str) -> QuantizedTensor | torch.Tensor:
-        """Quantize a weight by the recipe; vectors (norms, biases) stay in FP32."""
-        weight = self._decoder.get_parameter(name).data
-        self.parameters += weight.numel()
-        quantizer = self._recipe.quantizer(name) if weight.ndim == 2 else None
-        if quantizer is None:
-            self.bits += weight.numel() * 32
-            return weight
-        try:
-            quantized = quantizer(weight)
-        except ValueError as error:
-            raise RecipeError(f"{self._recipe.file}: {name}: {error}") from error
-        self._decoder.set_weight(name, quantized.dequantize())
-        self.bits += quantized.size_bits
-        return quantized
+    settings = recipe.calibration
+    if not recipe.needs_calibration:
+        return []
+    passages = read_text(settings, folder / layout.TOKENIZER)
+    if settings.commands and commands is None:
+        raise RecipeError(
+            f"{recipe.file}: its method is calibrated with generated commands; build it with "
+            "`quant_llm quantize`, or set calibration.commands to 0 and give calibration.text"
+        )
+    if settings.commands and commands is not None:
+        passages += commands(folder, settings)
+    return passages
 
 
 def _merge(adapter: Adapter, decoder: Decoder) -> None:
