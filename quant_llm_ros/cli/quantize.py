@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from quant_llm_ros.cli.calibration import command_source
 from quant_llm_ros.cli.options import DEFAULT_BUNDLE
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.resources import share_path
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
                 skills=skills,
                 progress=lambda stage, part: progress(stage, part * build_share),
                 unquantized=unquantized,
+                commands=command_source(examples=recipe.prompt_examples == "always"),
             )
             if recipe.accuracy:
                 bundle = accept(

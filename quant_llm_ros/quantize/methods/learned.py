@@ -78,7 +78,8 @@ class LearnedQuantizer:
         if steps.shape != blocks.shape[:2]:
             raise ValueError(
                 f"{self.steps} has steps {tuple(steps.shape)}, expected "
-                f"{tuple(blocks.shape[:2])}; it was trained with another block or for another model"
+                f"{tuple(blocks.shape[:2])}; it was trained with another block or for another "
+                "model"
             )
         codes = grid.round_to(blocks, steps[:, :, None], self.bits)
         return QuantizedTensor(
