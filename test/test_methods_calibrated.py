@@ -36,7 +36,7 @@ def test_gptq_makes_the_outputs_better(bits: int, order: str, block: int | str) 
     gptq = GptqQuantizer(bits, block, "minmax", order, 0.01)(weight, inputs).dequantize()
     plain = UniformQuantizer(bits, block, "minmax", True)(weight).dequantize()
     gained = output_error(gptq - weight, inputs.hessian)
-    assert gained < 0.6 * output_error(plain - weight, inputs.hessian)
+    assert gained < 0.85 * output_error(plain - weight, inputs.hessian)
     outputs = ((gptq - weight) @ x.T).square().sum() / len(x)
     assert gained == pytest.approx(float(outputs), rel=1e-3)
 

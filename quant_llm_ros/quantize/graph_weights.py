@@ -116,8 +116,8 @@ class WeightGraph:
             values = [self.tape.initializer(add(name, weight.codes.T.contiguous().numpy()))]
         if weight.scales is not None:
             scales = weight.scales.T.contiguous().numpy()  # [in / block, out or 1]
-            if weight.block == weight.shape[1]:
-                scales = scales[0]
+            if _per_row(weight):
+                scales = scales[0] if scales.size > 1 else scales.reshape(())
             values.append(self.initializer(f"{name}.scales", scales))
         if weight.zero_points is not None:
             zeros = weight.zero_points.T.contiguous().numpy()
@@ -133,10 +133,7 @@ class WeightGraph:
         if not weight.is_integer and not self.has_kernel(weight):
             numbers = self.op("Cast", matrix[0], to=self.float_type)
             return self._scaled(numbers, weight, matrix[1]) if len(matrix) > 1 else numbers
-        if weight.block == weight.shape[1]:
-            if matrix[1].shape == ir.Shape([1]):
-                scale = self.op("Squeeze", matrix[1])
-                return self.op("DequantizeLinear", matrix[0], scale)
+        if _per_row(weight):
             return self.op("DequantizeLinear", *matrix, axis=1)
         return self.op("DequantizeLinear", *matrix, axis=0, block_size=weight.block)
 
@@ -166,17 +163,15 @@ class WeightGraph:
             return self.op("Mul", codes, step)
         scale = self.number(inputs.scale)
         if inputs.floating:
-            zero = self.tape.initializer(
-                ir.tensor([0.0], dtype=ir.DataType.FLOAT8E4M3FN, name=f"{x.name}.zero")
-            )
-            zero = self.op("Squeeze", zero)
-        elif inputs.bits == 8:
+            kind = ir.DataType.FLOAT8E4M3FN
+            codes = self.op("QuantizeLinear", x, scale, output_dtype=kind)
+            return self.op("DequantizeLinear", codes, scale)
+        if inputs.bits == 8:
             zero = self.constant(np.array(0, dtype=np.int8))
-        else:
-            codes = self._clipped(self.op("Round", self.op("Div", x, scale)), inputs.bits)
-            return self.op("Mul", codes, scale)
-        codes = self.op("QuantizeLinear", x, scale, zero)
-        return self.op("DequantizeLinear", codes, scale, zero)
+            codes = self.op("QuantizeLinear", x, scale, zero)
+            return self.op("DequantizeLinear", codes, scale, zero)
+        codes = self._clipped(self.op("Round", self.op("Div", x, scale)), inputs.bits)
+        return self.op("Mul", codes, scale)
 
     def _token_codes(self, x: ir.Value, bits: int) -> tuple[ir.Value, ir.Value]:
         """Codes of each token by its own largest input, as numbers, and the step sizes."""
@@ -290,6 +285,14 @@ def as_blocks(weight: QuantizedTensor) -> QuantizedTensor | None:
         scales=repeated(weight.scales),
         zero_points=None if zeros is None else repeated(zeros),
     )
+
+
+def _per_row(weight: QuantizedTensor) -> bool:
+    """Whether the scales are written without blocks: one per output, or a single one.
+
+    Integers have blocks, of which there may be one: without them they are not fused.
+    """
+    return weight.block == weight.shape[1] and (not weight.is_integer or _whole_rows(weight))
 
 
 def _whole_rows(weight: QuantizedTensor) -> bool:

@@ -63,7 +63,7 @@ class FixedPointQuantizer:
         # frexp gives m * 2^e with m in [0.5, 1): exact, where a logarithm would round.
         mantissa, exponent = torch.frexp(grid.minmax_scale(blocks, self.bits))
         exponent = (exponent - (mantissa == 0.5).int()).clamp_min(_LOWEST_EXPONENT)
-        scale = torch.ldexp(torch.ones(()), exponent)
+        scale = torch.ldexp(torch.ones_like(mantissa), exponent)
         if self.range == "mse":
             scale = grid.best_scale(blocks, scale, self.bits, (1.0, 0.5, 0.25), None)
         return QuantizedTensor(

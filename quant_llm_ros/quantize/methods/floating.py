@@ -4,8 +4,8 @@ FP8: Micikevicius et al., «FP8 Formats for Deep Learning» (arXiv:2209.05433), 
 the block formats: Rouhani et al., «Microscaling Data Formats for Deep Learning»
 (arXiv:2310.10537), section 3, and the Open Compute Project's MX specification 1.0. NVFP4 has
 blocks of 16, whose scales are E4M3 numbers, and one FP32 scale for the tensor, which brings the
-largest block scale to the largest E4M3 number (NVIDIA, «Pretraining Large Language Models with NVFP4»,
-arXiv:2509.25149, section 2).
+largest block scale to the largest E4M3 number (NVIDIA, «Pretraining Large Language Models with
+NVFP4», arXiv:2509.25149, section 2).
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def check_block(block: object, *words: str) -> None:
         ValueError: It is neither one of :data:`BLOCKS` nor one of the words.
     """
     if block not in (*BLOCKS, *words) or isinstance(block, bool):
-        sizes = ", ".join(str(size) for size in (*BLOCKS[:-1], *words[:-1]))
-        raise ValueError(f"block must be {sizes} or {(*BLOCKS, *words)[-1]}, not {block!r}")
+        *others, last = (*BLOCKS, *words)
+        raise ValueError(f"block must be {', '.join(map(str, others))} or {last}, not {block!r}")
 
 
 def in_blocks(weight: Tensor, block: int | str) -> Tensor:
