@@ -14,7 +14,10 @@ from quant_llm_ros.command.calls import MAX_CALLS, parse, UNKNOWN
 from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.text import clean
+from quant_llm_ros.engine.bundle import Bundle, DRAFTER
 from quant_llm_ros.errors import SkillsError
+from quant_llm_ros.training.drafting import train_drafter
+from quant_llm_ros.training.generator import generate
 
 SKILLS = SkillRegistry.load(SKILLS_PATH)
 TAUGHT = [
@@ -118,6 +121,27 @@ def test_training_generalizes() -> None:
     drafter.train(TAUGHT, rounds=5)
     draft = drafter.for_sentence("fetch the blue plate from the attic")
     assert draft("") == "bring(object=blue plate, source=attic)"
+
+
+def test_training_on_generated_sentences_guesses_more_of_new_ones() -> None:
+    fresh = [e for g in generate(99, 10, 16, default_share=1.0) for e in g.examples]
+
+    def guessed(drafter: Drafter) -> int:
+        return sum(
+            drafter.for_sentence(clean(e.text, max_chars=512), e.before)("") == e.answer
+            for e in fresh
+        )
+
+    assert guessed(train_drafter(SKILLS, sentences=400)) > 1.5 * guessed(Drafter(SKILLS))
+
+
+@pytest.mark.bundle
+def test_the_default_bundle_has_a_trained_drafter(bundle_path: Path) -> None:
+    trained = Drafter(SKILLS, Bundle.load(bundle_path, verify=False).file(DRAFTER))
+    sentence = "fetch the blue plate from the attic and then drive backwards three feet"
+    assert trained.for_sentence(sentence)("") == (
+        "bring(object=blue plate, source=attic); move(direction=backward, distance=3 ft)"
+    )
 
 
 def test_what_was_learned_is_kept_in_a_file(tmp_path: Path) -> None:

@@ -50,10 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     from quant_llm_ros.command.acceptance import accept
     from quant_llm_ros.command.skills import SkillRegistry
     from quant_llm_ros.command.validator import Validator
+    from quant_llm_ros.engine.bundle import DRAFTER
+    from quant_llm_ros.training.drafting import train_drafter
 
     recipe = Recipe.load(arguments.recipe or share_path("config/recipes/default.yaml"))
     skills = Path(arguments.skills or share_path("config/skills/service_robot.yaml"))
-    Validator(SkillRegistry.load(skills))  # a malformed registry fails now and not on the robot
+    registry = SkillRegistry.load(skills)
+    Validator(registry)  # a malformed registry fails now and not on the robot
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<32}"),
@@ -90,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
                 skills=skills,
                 progress=lambda stage, part: progress(stage, part * build_share),
                 unquantized=unquantized,
+                more_files={DRAFTER: lambda path: train_drafter(registry).save(path)},
                 commands=command_source(examples=recipe.prompt_examples == "always"),
             )
             if recipe.accuracy:

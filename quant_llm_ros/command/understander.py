@@ -19,7 +19,7 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
 from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.command.validator import Outcome, Validator
-from quant_llm_ros.engine.bundle import Bundle, SKILLS, TOKENIZER
+from quant_llm_ros.engine.bundle import Bundle, DRAFTER, SKILLS, TOKENIZER
 from quant_llm_ros.engine.decoding import Answer, compile_grammar, decode, PREFILL_CHUNK
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.protocol import Engine
@@ -95,6 +95,7 @@ class Understander:
         temperature: float = 1.0,
         examples_in_prompt: bool = True,
         drafts: bool = True,
+        drafter_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """Check the registry and run its prompt through the model once.
 
@@ -109,6 +110,8 @@ class Understander:
             examples_in_prompt: Whether the model needs examples to be shown what to do.
             drafts: Whether answers are guessed, for the model to confirm in fewer passes. The
                 decisions are the same.
+            drafter_file: What the drafter has learned before; None: it begins with the registry's
+                examples.
 
         Raises:
             SkillsError: The registry's examples or defaults break its own rules.
@@ -129,7 +132,7 @@ class Understander:
         # A registry whose grammar does not compile should fail here and not at the first command.
         compile_grammar(tokenizer, self._grammar.for_sentence(["word"]))
         self._prompt = Prompt(skills, tokenizer, examples=examples_in_prompt)
-        self._drafter = Drafter(skills) if drafts else None
+        self._drafter = Drafter(skills, drafter_file) if drafts else None
         self._fill_prefix()
 
     @classmethod
@@ -183,6 +186,7 @@ class Understander:
                 temperature=bundle.temperature,
                 examples_in_prompt=bundle.prompt_examples == "always"
                 or (bundle.prompt_examples == "other" and not own),
+                drafter_file=bundle.path / DRAFTER if own and DRAFTER in bundle.files else None,
             )
         except BaseException:
             engine.close()

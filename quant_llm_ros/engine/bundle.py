@@ -21,6 +21,8 @@ MODEL_DATA = "model.onnx.data"
 TOKENIZER = "tokenizer.json"
 SKILLS = "skills.yaml"
 REFERENCE = "reference.npz"
+DRAFTER = "drafter.json"
+"""What the drafter has learned for the bundle's skills; a bundle may be without it."""
 REQUIRED_FILES = (MODEL, MODEL_DATA, TOKENIZER, SKILLS, REFERENCE)
 
 PROMPT_EXAMPLES = ("always", "other", "never")
