@@ -204,4 +204,5 @@ def test_the_default_model(tmp_path: Path, repository: Path, target: str) -> Non
     path, decoder = export_by(recipe, tmp_path)
     texts = prompts(recipe.checkpoint.open())[:3]
     error = check_graph(path, target, texts, [decoder_logits(decoder, text) for text in texts])
+    assert error is not None
     assert error < 0.2 * HALF_LIMIT
