@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from quant_llm_ros.cli.calibration import command_source
 from quant_llm_ros.cli.options import DEFAULT_BUNDLE
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.resources import share_path
@@ -47,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"making bundles needs the package {error.name!r}; install the extra: "
             "pip install 'quant_llm_ros[quantize]'"
         ) from error
+    from quant_llm_ros.cli.calibration import command_source
     from quant_llm_ros.command.acceptance import accept
     from quant_llm_ros.command.skills import SkillRegistry
     from quant_llm_ros.command.validator import Validator

@@ -211,6 +211,8 @@ class Finetuner:
         self.step = int(metadata["step"])
         for index, parameter in enumerate(self._parameters):
             parameter.data.copy_(tensors[f"{index}.value"])
+            if f"{index}.exp_avg" not in tensors:
+                continue  # a step size, and weights were not rounded yet
             self._optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step)),
                 "exp_avg": tensors[f"{index}.exp_avg"].to(self._device),
@@ -388,8 +390,10 @@ class Finetuner:
     def _save_state(self) -> None:
         tensors = {}
         for index, parameter in enumerate(self._parameters):
-            state = self._optimizer.state[parameter]
+            state = self._optimizer.state.get(parameter)
             tensors[f"{index}.value"] = parameter.detach().cpu()
+            if not state:
+                continue
             tensors[f"{index}.exp_avg"] = state["exp_avg"].cpu()
             tensors[f"{index}.exp_avg_sq"] = state["exp_avg_sq"].cpu()
         staged = self.output / f"{STATE}.part"

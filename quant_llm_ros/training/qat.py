@@ -126,7 +126,7 @@ class StraightThrough:
     def rounded(self, name: str, weight: Tensor, quantizer: Quantizer) -> Tensor:
         """Round a weight so that its gradient is that of the result."""
         with torch.no_grad():
-            change = quantizer(weight).dequantize().to(weight.device) - weight
+            change = quantizer(weight.cpu()).dequantize().to(weight.device) - weight
         return weight + change
 
     def _replace(self, name: str, layer: LoraLinear, quantizer: Quantizer) -> None:
@@ -136,7 +136,9 @@ class StraightThrough:
             if not self._on:
                 return plain(x, *arguments, **named)
             base = layer.base_layer
-            weight = self.rounded(name, base.weight + update(layer), quantizer)
+            # In FP32, as the build computes it: codes must come out the same.
+            with torch.autocast(x.device.type, enabled=False):
+                weight = self.rounded(name, base.weight + update(layer), quantizer)
             return functional.linear(x, weight, base.bias)
 
         layer.forward = forward
@@ -181,7 +183,7 @@ class LearnedSteps(StraightThrough):
                 f"method learned, not {type(quantizer).__name__}"
             )
         with torch.no_grad():
-            scales = quantizer(layer.base_layer.weight + update(layer)).scales
+            scales = quantizer((layer.base_layer.weight + update(layer)).cpu()).scales
         assert scales is not None
         self._steps[name] = nn.Parameter(scales.to(layer.base_layer.weight.device))
         super()._replace(name, layer, quantizer)
