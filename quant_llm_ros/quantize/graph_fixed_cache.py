@@ -66,6 +66,7 @@ class FixedCacheGraph(DecoderGraph):
 
     float_type = ir.DataType.FLOAT16
     weight_file = HalfWeightFile
+    integer_products = False  # TensorRT has none, but recognizes those of dequantized numbers
 
     def __init__(
         self,

@@ -37,9 +37,13 @@ class WeightGraph:
 
     Attributes:
         float_type: Type of the numbers between two nodes.
+        integer_products: Products of INT8 with INT8 are written as such. Otherwise as products of
+            dequantized numbers, which the runtime recognizes; ONNX Runtime misses those whose
+            inputs have several readers.
     """
 
     float_type = ir.DataType.FLOAT
+    integer_products = True
 
     def __init__(self, file: WeightFile) -> None:
         """Begin an empty graph whose weights go to ``file``."""
@@ -142,7 +146,7 @@ class WeightGraph:
         if isinstance(weight, Tensor):
             return self.op("MatMul", x, matrix[0])
         if weight.inputs is not None:
-            if _whole_rows(weight) and weight.inputs.scale is None:
+            if _whole_rows(weight) and self.integer_products:
                 return self._integer_product(x, weight.inputs, matrix)
             return self.op(
                 "MatMul", self.rounded(x, weight.inputs), self.dequantized(weight, matrix)
@@ -188,8 +192,13 @@ class WeightGraph:
         self, x: ir.Value, inputs: InputQuantizer, matrix: list[ir.Value]
     ) -> ir.Value:
         """Multiply INT8 codes of tokens with INT8 codes of outputs: the sums are INT32."""
-        codes, step = self._token_codes(x, inputs.bits)
-        sums = self.op("MatMulInteger", self.op("Cast", codes, to=ir.DataType.INT8), matrix[0])
+        if inputs.scale is None:
+            codes, step = self._token_codes(x, inputs.bits)
+            codes = self.op("Cast", codes, to=ir.DataType.INT8)
+        else:
+            step = self.number(inputs.scale)
+            codes = self.op("QuantizeLinear", x, step, self.constant(np.array(0, dtype=np.int8)))
+        sums = self.op("MatMulInteger", codes, matrix[0])
         numbers = self.op("Cast", sums, to=self.float_type)
         return self.op("Mul", self.op("Mul", numbers, step), matrix[1])
 
@@ -298,7 +307,7 @@ def _per_row(weight: QuantizedTensor) -> bool:
 def _whole_rows(weight: QuantizedTensor) -> bool:
     """Whether codes and inputs are such that a product of INT8 with INT8 can take them.
 
-    ONNX Runtime fuses such a product, but no product of INT8 rows with FP32.
+    Other INT8 rows are written in blocks: ONNX Runtime multiplies those with FP32.
     """
     return (
         weight.inputs is not None
