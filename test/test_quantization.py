@@ -91,12 +91,12 @@ def test_wrong_weight(weight: torch.Tensor, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bits": 3}, "bits must be 4 or 8, not 3"),
-        ({"bits": "4"}, "bits must be 4 or 8, not '4'"),
+        ({"bits": 1}, "bits must be 2, 3, 4, 5, 6, 7 or 8, not 1"),
+        ({"bits": "4"}, "bits must be .* not '4'"),
         ({"block": 33}, "block must be"),
         ({"block": 0}, "block must be"),
-        ({"range": "max"}, "range must be minmax or mse"),
-        ({"symmetric": False}, "symmetric must be true"),
+        ({"range": "max"}, "range must be minmax, percentile or mse"),
+        ({"symmetric": 1}, "symmetric must be true or false"),
     ],
 )
 def test_wrong_setting(changes: dict[str, Any], message: str) -> None:
@@ -113,7 +113,11 @@ SCALES = torch.ones(2, 2)
     [
         ((CODES.int(), SCALES, 4, 32), "codes must be int8"),
         ((CODES, SCALES.double(), 4, 32), "scales float32"),
-        ((CODES, SCALES, 5, 32), "bits must be 4 or 8"),
+        ((CODES, SCALES, 9, 32), "bits must be 1 to 8"),
+        ((CODES.half(), SCALES, 8, 32), "those of the number type"),
+        ((CODES, SCALES, 4, 32, SCALES[:, :1]), "zero points do not fit"),
+        ((CODES, None, 2, 64, None, torch.zeros(1, 8)), "codebook .* does not fit the codes"),
+        ((CODES - 1, None, 2, 64, None, torch.zeros(1, 4)), "does not fit into 2 bits"),
         ((CODES, SCALES, 4, 16), "do not fit"),
         ((CODES, SCALES, 4, 24), "do not fit"),
         ((CODES + 8, SCALES, 4, 32), "does not fit into 4 bits"),

@@ -95,7 +95,23 @@ def test_the_default_recipe_is_good(repository: Path) -> None:
             "method 'unifrom'; did you mean 'uniform'",
         ),
         (changed("quantize.bit", 4), "method uniform has no setting 'bit'; did you mean 'bits'"),
-        (changed("quantize.bits", 5), "quantize: bits must be 4 or 8, not 5"),
+        (changed("quantize.bits", 9), "quantize: bits must be 2, .* or 8, not 9"),
+        (changed("quantize.activations", {"method": "statik"}), "'statik'; did you mean 'static'"),
+        (changed("quantize.activations", {"method": "static", "bits": 2}), "bits must be from 4"),
+        (changed("quantize.activations", {"method": "static", "size": 2}), "activations.size'"),
+        (changed("quantize.activations", {"type": "fp8"}), "activations.method is missing"),
+        (
+            changed("quantize.activations", {"method": "dynamic", "type": "fp8"}),
+            "dynamic ranges are for type int only",
+        ),
+        (
+            changed("quantize.activations", {"method": "static", "percentile": 10}),
+            "percentile must be above 50",
+        ),
+        (changed("calibration", {"text": "none.txt"}), "none.txt does not exist"),
+        (changed("calibration", {"comands": 3}), "'calibration.comands'; did you mean 'commands'"),
+        (changed("calibration", {"commands": -1}), "commands is -1, expected 0 or more"),
+        (changed("calibration", {"seed": "x"}), "calibration.seed is 'x', expected int"),
         (changed("quantize.layers", {"*": 8}), "is not a mapping"),
         (changed("quantize.layers", {"*": {"blok": 8}}), r"layers\['\*'\]: .* 'blok'; .* 'block'"),
         (changed("quantize.layers", {"*": {"method": "nine"}}), "unknown method 'nine'"),
@@ -133,3 +149,39 @@ def test_adapter_prompt_and_skills(
     recipe = Recipe.load(write(tmp_path, {**GOOD, **more}))
     assert (recipe.prompt_examples, recipe.skills_fixed) == (examples, fixed)
     assert recipe.adapter == (tmp_path / "a" if "adapter" in more else None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, False),
+        ({"method": "gptq"}, True),
+        ({"layers": {"*.v_proj.weight": {"method": "awq"}}}, True),
+        ({"layers": {"*.v_proj.weight": {"method": "cluster", "sensitivity": True}}}, True),
+        ({"layers": {"*.v_proj.weight": {"method": "cluster"}}}, False),
+        ({"activations": {"method": "static"}}, True),
+        ({"activations": {"method": "dynamic"}}, False),
+    ],
+)
+def test_calibration_is_needed(tmp_path: Path, changes: dict[str, Any], needed: bool) -> None:
+    recipe = Recipe.load(write(tmp_path, {**GOOD, "quantize": {"method": "uniform", **changes}}))
+    assert recipe.needs_calibration == needed
+
+
+def test_calibration_settings(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("words")
+    calibration = {"commands": 7, "text": "text.txt", "seed": 3}
+    recipe = Recipe.load(write(tmp_path, {**GOOD, "calibration": calibration}))
+    assert (recipe.calibration.commands, recipe.calibration.seed) == (7, 3)
+    assert recipe.calibration.text == tmp_path / "text.txt"
+
+
+def test_all_recipes_are_good(repository: Path) -> None:
+    """Each says when to choose it, and is named as its file."""
+    paths = sorted((repository / "config" / "recipes").glob("*.yaml"))
+    assert len(paths) >= 30
+    for path in paths:
+        recipe = Recipe.load(path)
+        assert recipe.name == path.stem
+        assert path.read_text().startswith("# ")
+        assert recipe.checkpoint.sha256

@@ -17,32 +17,30 @@ target ``ort``: opset 23, FP32.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+import dataclasses
 
 import numpy as np
-from numpy.typing import NDArray
 import onnx_ir as ir
 import torch
 
 from quant_llm_ros.quantize.decoder import DecoderConfig, rotary_table
+from quant_llm_ros.quantize.graph_weights import Weight, WeightGraph
 from quant_llm_ros.quantize.tensors import QuantizedTensor
 from quant_llm_ros.quantize.weight_file import pack_int4, WeightFile
 
-Weight: TypeAlias = "QuantizedTensor | torch.Tensor"
 WeightSource = Callable[[str], Weight]
 """Gives a weight by its Hugging Face name, quantized or float32, when the graph needs it."""
 
 
-class DecoderGraph:
+class DecoderGraph(WeightGraph):
     """Builds the graph of a decoder for ONNX Runtime.
 
     Attributes:
-        float_type: Type of the cache.
+        float_type: Type of the cache and of all numbers between two nodes.
         ir_version: Version of the file format that the opset came with.
         weight_file: Kind of file that the weights go to.
     """
 
-    float_type = ir.DataType.FLOAT
     ir_version = 11
     weight_file: type[WeightFile] = WeightFile
 
@@ -61,13 +59,11 @@ class DecoderGraph:
             file: Takes the weights' bytes.
             context_length: Rows of the rotary table.
         """
+        super().__init__(file)
         self.config = config
-        self.weights = weights
-        self.file = file
+        self._source = weights
         self.context_length = context_length
-        self.tape = ir.tape.Tape()
         self.more_inputs: list[ir.Value] = []  # behind the first two
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         cosines, sines = rotary_table(config, context_length)
         self.cosines = self.initializer("rotary_cosines", cosines.numpy())
         self.sines = self.initializer("rotary_sines", sines.numpy())
@@ -140,6 +136,10 @@ class DecoderGraph:
 
     # Parts of the decoder, which other targets may override.
 
+    def weights(self, name: str) -> Weight:
+        """Ask for a weight, in the form that the target writes."""
+        return self.taken(self._source(name))
+
     def embedding_and_head(
         self,
     ) -> tuple[Callable[[ir.Value], ir.Value], Callable[[ir.Value], ir.Value]]:
@@ -153,10 +153,24 @@ class DecoderGraph:
         tied = self.config.tied_embedding
         head_weight = embedding if tied else self.weights("lm_head.weight")
         head = self.matrix(head_weight, "lm_head.weight")
-        table = self._table(embedding, head if tied else None)
+        looked_up = _for_look_up(embedding)
+        if looked_up is None:
+            # Unpacked when the model is loaded, for the head too where that is the same weight.
+            matrix = head if tied else self.matrix(embedding, "model.embed_tokens.weight.columns")
+            columns = self.dequantized(embedding, matrix)
+            if tied:
+                return (
+                    lambda tokens: self._look_up(tokens, torch.empty(0), [columns]),
+                    lambda x: self.op("MatMul", x, columns),
+                )
+            looked_up, table = torch.empty(0), [columns]
+        else:
+            same = tied and looked_up is embedding
+            table = self._table(looked_up, head if same else None)
+        kind = looked_up
         return (
-            lambda tokens: self._look_up(tokens, embedding, table),
-            lambda x: self.op("MatMul", x, self.dequantized(head_weight, head)),
+            lambda tokens: self._look_up(tokens, kind, table),
+            lambda x: self.product(x, head_weight, head),
         )
 
     def positions(self, input_ids: ir.Value, past_key: ir.Value) -> ir.Value:
@@ -178,7 +192,7 @@ class DecoderGraph:
         """Linear layer without bias, ``[…, in]`` to ``[…, out]``."""
         weight = self.weights(f"{name}.weight")
         matrix = self.matrix(weight, f"{name}.weight")
-        return self.op("MatMul", x, self.dequantized(weight, matrix))
+        return self.product(x, weight, matrix)
 
     def rotary(self, x: ir.Value, positions: ir.Value, heads: int) -> ir.Value:
         """Rotary embedding of ``[1, n, heads * dim]``."""
@@ -244,22 +258,6 @@ class DecoderGraph:
 
     # Helpers.
 
-    def op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        """Add a node with one output."""
-        return self.tape.op(kind, inputs, attributes)
-
-    def ints(self, values: int | list[int]) -> ir.Value:
-        """Add a small int64 constant."""
-        return self.constant(np.array(values, dtype=np.int64))
-
-    def constant(self, array: NDArray[Any]) -> ir.Value:
-        """Add a small constant; equal ones are one."""
-        key = (array.dtype.name, array.shape, array.tobytes())
-        if key not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self._constants[key] = self.tape.initializer(ir.tensor(array, name=name))
-        return self._constants[key]
-
     def float_vector(self, name: str) -> ir.Value:
         """Add a vector (norm or bias), which is never quantized."""
         weight = self.weights(name)
@@ -270,23 +268,6 @@ class DecoderGraph:
         """RMS norm of each head of ``[1, n, heads * dim]``."""
         split = self.op("Reshape", x, self.ints([0, 0, heads, self.config.head_dim]))
         return self.op("Reshape", self.norm(split, name), self.ints([0, 0, -1]))
-
-    def matrix(self, weight: Weight, name: str) -> list[ir.Value]:
-        """Write a weight as ``[in, out]``: codes and scales, or the float32 values."""
-        if isinstance(weight, torch.Tensor):
-            return [self.initializer(name, weight.T.contiguous().numpy())]
-        codes = weight.codes.T.contiguous().numpy()
-        add = self.file.add_int4 if weight.bits == 4 else self.file.add
-        return [
-            self.tape.initializer(add(name, codes)),
-            self.initializer(f"{name}.scales", weight.scales.T.contiguous().numpy()),
-        ]
-
-    def dequantized(self, weight: Weight, matrix: list[ir.Value]) -> ir.Value:
-        """Values of a weight that :meth:`matrix` wrote, ``[in, out]``."""
-        if isinstance(weight, torch.Tensor):
-            return matrix[0]
-        return self.op("DequantizeLinear", *matrix, axis=0, block_size=weight.block)
 
     def _table(self, embedding: Weight, head: list[ir.Value] | None) -> list[ir.Value]:
         """Token vectors as columns, ``[hidden, vocab]``: codes and scales, or float32 values.
@@ -307,12 +288,9 @@ class DecoderGraph:
         if packed:
             even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
             codes = pack_int4(even).reshape(len(even), -1)
+        assert embedding.scales is not None
         scales = embedding.scales.T.contiguous().numpy()
         return [self.initializer(name, codes), self.initializer(f"{name}.scales", scales)]
-
-    def initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """Write an array to the weight file."""
-        return self.tape.initializer(self.file.add(name, array))
 
     def _look_up(self, tokens: ir.Value, embedding: Weight, table: list[ir.Value]) -> ir.Value:
         """Look up tokens ``[1, n]`` in the columns: ``[1, n, hidden]``."""
@@ -349,6 +327,25 @@ class DecoderGraph:
     def cache_shape(self, length: str) -> list[int | str]:
         """Shape of a layer's keys or values with ``length`` tokens in them."""
         return [1, self.config.key_value_heads, length, self.config.head_dim]
+
+
+def _for_look_up(embedding: Weight) -> Weight | None:
+    """Give the form of an embedding whose columns can be looked up as they are stored.
+
+    Returns:
+        Values, or integers without zero points; None for what has to be unpacked as a whole.
+    """
+    if isinstance(embedding, torch.Tensor):
+        return embedding
+    if not embedding.is_integer or embedding.scales is None:
+        return None
+    if embedding.zero_points is None:
+        return embedding
+    if embedding.bits == 8:
+        return embedding.dequantize()  # the differences need nine bits
+    blocks = embedding.codes.view(len(embedding.codes), -1, embedding.block)
+    codes = (blocks - embedding.zero_points[:, :, None]).view(embedding.shape)
+    return dataclasses.replace(embedding, codes=codes, bits=8, zero_points=None)
 
 
 def value_info(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:

@@ -28,6 +28,8 @@ import torch
 from quant_llm_ros.errors import CheckpointError
 from quant_llm_ros.quantize.decoder import DecoderConfig
 from quant_llm_ros.quantize.graph import DecoderGraph, value_info, WeightSource
+from quant_llm_ros.quantize.graph_weights import as_blocks, Weight
+from quant_llm_ros.quantize.tensors import QuantizedTensor
 from quant_llm_ros.quantize.weight_file import WeightFile
 
 _SMALLEST = np.float16(2.0**-24)
@@ -64,6 +66,7 @@ class FixedCacheGraph(DecoderGraph):
 
     float_type = ir.DataType.FLOAT16
     weight_file = HalfWeightFile
+    integer_products = False  # TensorRT has none, but recognizes those of dequantized numbers
 
     def __init__(
         self,
@@ -77,6 +80,12 @@ class FixedCacheGraph(DecoderGraph):
         self.write_index = value_info("write_index", ir.DataType.INT64, [1])
         self.more_inputs = [self.write_index]
 
+    def native(self, weight: QuantizedTensor) -> Weight:
+        """Give INT4 and INT8 without zero points as they are, all else as FP16 values."""
+        if not weight.is_integer or weight.zero_points is not None:
+            return weight.dequantize()
+        return as_blocks(weight) or weight.dequantize()
+
     def embedding_and_head(
         self,
     ) -> tuple[Callable[[ir.Value], ir.Value], Callable[[ir.Value], ir.Value]]:
@@ -89,7 +98,7 @@ class FixedCacheGraph(DecoderGraph):
         table = self.initializer("model.embed_tokens.weight", values.numpy())
 
         def logits(x: ir.Value) -> ir.Value:
-            product = self.op("MatMul", x, self.dequantized(head_weight, head))
+            product = self.product(x, head_weight, head)
             return self.op("Cast", product, to=ir.DataType.FLOAT)
 
         return lambda tokens: self.op("Gather", table, tokens, axis=0), logits

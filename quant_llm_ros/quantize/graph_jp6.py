@@ -19,8 +19,9 @@ import numpy as np
 import onnx_ir as ir
 
 from quant_llm_ros.quantize.decoder import DecoderConfig
-from quant_llm_ros.quantize.graph import Weight, WeightSource
+from quant_llm_ros.quantize.graph import WeightSource
 from quant_llm_ros.quantize.graph_fixed_cache import FixedCacheGraph
+from quant_llm_ros.quantize.graph_weights import Weight
 from quant_llm_ros.quantize.tensors import QuantizedTensor
 from quant_llm_ros.quantize.weight_file import WeightFile
 
@@ -38,18 +39,18 @@ class JetPack6Graph(FixedCacheGraph):
         context_length: int,
     ) -> None:
         """Prepare an empty graph; the arguments are those of :class:`DecoderGraph`."""
-
-        def without_int8(name: str) -> Weight:
-            weight = weights(name)
-            if isinstance(weight, QuantizedTensor) and weight.bits == 8:
-                return weight.dequantize()
-            return weight
-
-        super().__init__(config, without_int8, file, context_length)
+        super().__init__(config, weights, file, context_length)
         # Made with the positions, used in all layers.
         self._turns: tuple[ir.Value, ir.Value]
         self._rows: ir.Value
         self._mask: ir.Value
+
+    def native(self, weight: QuantizedTensor) -> Weight:
+        """Give INT4 without zero points as it is, all else as FP16 values."""
+        form = super().native(weight)
+        if isinstance(form, QuantizedTensor) and form.bits == 8:
+            return form.dequantize()
+        return form
 
     @property
     def opset(self) -> int:

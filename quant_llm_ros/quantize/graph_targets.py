@@ -27,7 +27,7 @@ def export(
     context_length: int,
     progress: Callable[[float], None],
     target: str = "ort",
-) -> None:
+) -> int:
     """Write a decoder as ``model.onnx`` with its weights in ``model.onnx.data``.
 
     The same weights give the same bytes.
@@ -40,6 +40,10 @@ def export(
         progress: Called with the fraction done.
         target: Kind of graph, a key of :data:`GRAPHS`.
 
+    Returns:
+        Number of quantized weights that the target's runtime has no kernel for and computes with
+        as floating-point numbers.
+
     Raises:
         CheckpointError: A weight is too large for the number format of the target.
     """
@@ -48,3 +52,4 @@ def export(
         graph = kind(config, weights, file, context_length)
         model = graph.build(progress)
     ir.save(model, path)
+    return graph.without_kernel

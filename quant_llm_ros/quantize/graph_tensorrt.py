@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
+import torch
 
 from quant_llm_ros.quantize.graph_fixed_cache import FixedCacheGraph
+from quant_llm_ros.quantize.graph_weights import Weight
+from quant_llm_ros.quantize.tensors import QuantizedTensor
 
 
 class TensorRtGraph(FixedCacheGraph):
@@ -27,6 +31,44 @@ class TensorRtGraph(FixedCacheGraph):
     def opset(self) -> int:
         """24, which brought TensorScatter."""
         return 24
+
+    def native(self, weight: QuantizedTensor) -> Weight:
+        """Give E4M3 with one scale per output, and NVFP4, as they are too."""
+        if weight.low_rank is None and _is_fp8(weight):
+            return weight
+        if weight.low_rank is None and weight.scale_unit is not None:
+            return weight
+        return super().native(weight)
+
+    def has_kernel(self, weight: Weight) -> bool:
+        """Whether TensorRT multiplies with the codes."""
+        if isinstance(weight, QuantizedTensor) and not weight.is_integer:
+            return _is_fp8(weight) or weight.scale_unit is not None
+        return super().has_kernel(weight)
+
+    def matrix(self, weight: Weight, name: str) -> list[ir.Value]:
+        """Write a weight; of NVFP4 the codes, the E4M3 scales and the scale of those."""
+        if isinstance(weight, torch.Tensor) or weight.scale_unit is None:
+            return super().matrix(weight, name)
+        assert weight.scales is not None
+        codes = weight.codes.T.contiguous().numpy()
+        scales = (weight.scales / weight.scale_unit).to(torch.float8_e4m3fn).T.contiguous()
+        raw = scales.view(torch.uint8).numpy()
+        unit = self.constant(np.array(weight.scale_unit, dtype=np.float16))
+        return [
+            self.tape.initializer(self.file.add_int4(name, codes, ir.DataType.FLOAT4E2M1)),
+            self.tape.initializer(
+                self.file.add_as(f"{name}.scales", raw, ir.DataType.FLOAT8E4M3FN)
+            ),
+            unit,
+        ]
+
+    def dequantized(self, weight: Weight, matrix: list[ir.Value]) -> ir.Value:
+        """Values of a weight; of NVFP4 by way of its scales."""
+        if isinstance(weight, torch.Tensor) or weight.scale_unit is None:
+            return super().dequantized(weight, matrix)
+        scales = self.op("DequantizeLinear", matrix[1], matrix[2])
+        return self.op("DequantizeLinear", matrix[0], scales, axis=0, block_size=weight.block)
 
     def rotary(self, x: ir.Value, positions: ir.Value, heads: int) -> ir.Value:
         """Rotary embedding of ``[1, n, heads * dim]``, as ``[1, heads, n, dim]``."""
@@ -55,3 +97,8 @@ class TensorRtGraph(FixedCacheGraph):
             self._mask = self.op("Unsqueeze", self.mask(positions), self.ints([0]))
         attended = self.op("Attention", self.rotary(q, positions, heads), keys, values, self._mask)
         return self.linear(self.join_heads(attended), f"{prefix}o_proj"), (keys, values)
+
+
+def _is_fp8(weight: QuantizedTensor) -> bool:
+    """Whether a weight is E4M3 with scales that TensorRT takes: none of blocks."""
+    return weight.codes.dtype == torch.float8_e4m3fn and weight.block == weight.shape[1]

@@ -13,10 +13,11 @@ import yaml
 
 from quant_llm_ros.engine.bundle import PROMPT_EXAMPLES
 from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.quantize.calibration import Activations, CalibrationSettings
 from quant_llm_ros.quantize.checkpoint import Checkpoint, find_in_package, open_checkpoint
 from quant_llm_ros.quantize.methods import make_quantizer
 from quant_llm_ros.quantize.names import nearest
-from quant_llm_ros.quantize.tensors import Quantizer
+from quant_llm_ros.quantize.tensors import BoundQuantizer, Quantizer
 
 TARGETS = ("ort", "tensorrt", "tensorrt-jp6")
 KEEP = "none"  # the method that leaves a weight in FP32
@@ -95,6 +96,10 @@ class Recipe:
         target: Kind of graph.
         settings: The recipe as it was written.
         file: Where it was read from.
+        calibration: Text that the methods which look at inputs are shown.
+        activations: How the inputs of layers are rounded, or None.
+        correction: Folder of an adapter that was trained on the quantized weights and stays
+            beside them, or None.
     """
 
     name: str
@@ -109,11 +114,25 @@ class Recipe:
     target: str
     settings: Mapping[str, Any]
     file: Path
+    calibration: CalibrationSettings = dataclasses.field(default_factory=CalibrationSettings)
+    activations: Activations | None = None
+    correction: Path | None = None
 
     def quantizer(self, weight: str) -> Quantizer | None:
         """Choose the quantizer of a weight by its Hugging Face name; None keeps it in FP32."""
-        return next(
+        quantizer = next(
             rule.quantizer for rule in self.rules if fnmatch.fnmatchcase(weight, rule.pattern)
+        )
+        if isinstance(quantizer, BoundQuantizer):
+            return quantizer.bound(self.file.parent, weight)
+        return quantizer
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether some method has to be shown text."""
+        static = self.activations is not None and self.activations.method == "static"
+        return static or any(
+            rule.quantizer is not None and rule.quantizer.needs_calibration for rule in self.rules
         )
 
     def check_patterns(self, weights: Iterable[str]) -> None:
@@ -156,6 +175,8 @@ class Recipe:
             "skills",
             "accuracy",
             "quantize",
+            "calibration",
+            "correction",
             "context_length",
             "target",
         )
@@ -166,6 +187,7 @@ class Recipe:
         if context_length < 16:
             raise RecipeError(f"{path}: context_length is {context_length}, expected 16 or more")
         accuracy, unquantized = _accuracy(_Fields(path, "accuracy", top.get("accuracy", dict, {})))
+        quantize = _Fields(path, "quantize", top.get("quantize", dict))
         return cls(
             name=top.get("name", str),
             checkpoint=_checkpoint(_Fields(path, "checkpoint", top.get("checkpoint", dict))),
@@ -177,11 +199,18 @@ class Recipe:
             skills_fixed=_skills_fixed(_Fields(path, "skills", top.get("skills", dict, {}))),
             accuracy=accuracy,
             unquantized=unquantized,
-            rules=_rules(_Fields(path, "quantize", top.get("quantize", dict))),
+            rules=_rules(quantize),
             context_length=context_length,
             target=target,
             settings=types.MappingProxyType(settings),
             file=path,
+            calibration=_calibration(
+                _Fields(path, "calibration", top.get("calibration", dict, {}))
+            ),
+            activations=_activations(quantize),
+            correction=path.parent / top.get("correction", str)
+            if "correction" in settings
+            else None,
         )
 
 
@@ -260,9 +289,52 @@ def _accuracy(fields: _Fields) -> tuple[Path | None, bool]:
     return path, fields.get("unquantized", bool, False)
 
 
+def _calibration(fields: _Fields) -> CalibrationSettings:
+    """Read the ``calibration`` part."""
+    fields.allow("commands", "text", "passages", "tokens", "seed")
+    text = fields.get("text", str, "")
+    path = fields.file.parent / text if text else None
+    if path is not None and not path.is_file():
+        raise RecipeError(f"{fields.where}.text: {path} does not exist")
+    standard = CalibrationSettings()
+    values = {
+        key: fields.get(key, int, getattr(standard, key))
+        for key in ("commands", "passages", "tokens", "seed")
+    }
+    for key, least in (("commands", 0), ("passages", 1), ("tokens", 2)):
+        if values[key] < least:
+            raise RecipeError(f"{fields.where}.{key} is {values[key]}, expected {least} or more")
+    return CalibrationSettings(text=path, **values)
+
+
+def _activations(quantize: _Fields) -> Activations | None:
+    """Read ``quantize.activations``."""
+    if "activations" not in quantize.values:
+        return None
+    fields = _Fields(quantize.file, "quantize.activations", quantize.get("activations", dict))
+    fields.allow("method", "type", "bits", "percentile")
+    method, kind = fields.get("method", str), fields.get("type", str, "int")
+    for value, known, key in (
+        (method, ("static", "dynamic"), "method"),
+        (kind, ("int", "fp8"), "type"),
+    ):
+        if value not in known:
+            raise RecipeError(f"{fields.where}.{key}: unknown {value!r}{nearest(value, known)}")
+    if (method, kind) == ("dynamic", "fp8"):
+        raise RecipeError(f"{fields.where}: dynamic ranges are for type int only")
+    bits = fields.get("bits", int, 8)
+    if not 4 <= bits <= 8 or (kind == "fp8" and bits != 8):
+        raise RecipeError(f"{fields.where}.bits must be from 4 to 8, and 8 for fp8, not {bits}")
+    percentile = float(fields.values.get("percentile", 100))
+    if not 50 < percentile <= 100:
+        raise RecipeError(f"{fields.where}.percentile must be above 50 and at most 100")
+    return Activations(method, kind, bits, percentile)
+
+
 def _rules(fields: _Fields) -> tuple[LayerRule, ...]:
     """Read the ``quantize`` part."""
-    base = {key: value for key, value in fields.values.items() if key != "layers"}
+    others = ("layers", "activations")
+    base = {key: value for key, value in fields.values.items() if key not in others}
     last = _rule("*", base, fields.where)
     rules = []
     for pattern, changes in fields.get("layers", dict, {}).items():

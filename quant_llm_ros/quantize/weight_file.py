@@ -62,9 +62,16 @@ class WeightFile:
         """Append an array of a type that numpy has too."""
         return self._append(name, array, _DTYPES[array.dtype.name], array.shape)
 
-    def add_int4(self, name: str, codes: NDArray[np.int8]) -> ir.ExternalTensor:
-        """Append 4-bit codes, two in a byte; their number is even."""
-        return self._append(name, pack_int4(codes), ir.DataType.INT4, codes.shape)
+    def add_int4(
+        self, name: str, codes: NDArray[np.int8], dtype: ir.DataType = ir.DataType.INT4
+    ) -> ir.ExternalTensor:
+        """Append codes of 4 bits, INT4 or another type of that width, two in a byte."""
+        even = codes if codes.size % 2 == 0 else np.append(codes, np.int8(0))
+        return self._append(name, pack_int4(even), dtype, codes.shape)
+
+    def add_as(self, name: str, array: NDArray[Any], dtype: ir.DataType) -> ir.ExternalTensor:
+        """Append the bytes of an array as numbers of another type of the same width."""
+        return self._append(name, array, dtype, array.shape)
 
     def view(
         self, name: str, tensor: ir.ExternalTensor, dtype: ir.DataType | None = None

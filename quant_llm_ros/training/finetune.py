@@ -29,13 +29,20 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CheckpointError, DatasetError
-from quant_llm_ros.quantize.adapter import PREFIX
+from quant_llm_ros.quantize.adapter import Adapter, PREFIX
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import load_transformers
 from quant_llm_ros.training.generator import generate, Group, MAX_CHARS, TrainingExample
 from quant_llm_ros.training.leaks import LeakCheck
 from quant_llm_ros.training.packing import Pack, pack, use_packed_attention
-from quant_llm_ros.training.rounding import lora_layers, round_embedding, Rounding
+from quant_llm_ros.training.qat import (
+    distillation_loss,
+    make_simulation,
+    recipe_for_training,
+    round_once,
+    STEP_RATE,
+)
+from quant_llm_ros.training.rounding import lora_layers, round_embedding
 from quant_llm_ros.training.settings import FinetuneSettings
 
 STATE = "state.safetensors"
@@ -114,7 +121,7 @@ class Finetuner:
                 f"{text!r} is to be learnt, but {where} is kept for measuring; take it out of the "
                 "training data"
             )
-        recipe = Recipe.load(settings.recipe)
+        recipe = recipe_for_training(Recipe.load(settings.recipe), settings.method)
         checkpoint = recipe.checkpoint.open()
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +130,12 @@ class Finetuner:
             self._tokenizer = Tokenizer(tokenizer_path)
         torch.manual_seed(settings.seed)
         base = load_transformers(checkpoint.location)
-        round_embedding(base, recipe)
+        self._teacher = self._load_teacher(checkpoint.location, start)
+        if settings.method == "frozen":
+            round_once(base, recipe, start)
+            start = None  # it is in the weights now
+        else:
+            round_embedding(base, recipe)
         config = peft.LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
@@ -136,10 +148,15 @@ class Finetuner:
         self._model: Any = peft.get_peft_model(base, config).to(device)
         if start is not None:
             self._begin_with(start)
-        self._rounding = Rounding(self._model, recipe)
+        self._rounding = make_simulation(settings.method, self._model, recipe)
         self._is_rounding = False
-        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=0.0)
+        adapter = [p for p in self._model.parameters() if p.requires_grad]
+        steps = self._rounding.parameters()
+        self._parameters = [*adapter, *steps]
+        groups = [{"params": adapter, "rate": 1.0}, {"params": steps, "rate": STEP_RATE}]
+        self._optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, weight_decay=0.0
+        )
 
     def train(self, on_step: Callable[[int], None], on_report: Callable[[Report], None]) -> None:
         """Do the steps that are left, saving the state at every report, and write the adapter."""
@@ -171,6 +188,7 @@ class Finetuner:
                 on_report(Report(self.step, mean, loss, exact, self._is_rounding))
             if last:
                 break
+        self._rounding.save(self.output)
         self._save_adapter(self.output)
 
     def resume(self) -> bool:
@@ -193,12 +211,26 @@ class Finetuner:
         self.step = int(metadata["step"])
         for index, parameter in enumerate(self._parameters):
             parameter.data.copy_(tensors[f"{index}.value"])
+            if f"{index}.exp_avg" not in tensors:
+                continue  # a step size, and weights were not rounded yet
             self._optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step)),
                 "exp_avg": tensors[f"{index}.exp_avg"].to(self._device),
                 "exp_avg_sq": tensors[f"{index}.exp_avg_sq"].to(self._device),
             }
         return True
+
+    def _load_teacher(self, location: Path, start: Path | None) -> Any:
+        """Load the unquantized model whose answers are learnt, in bfloat16; None for none."""
+        if not self.settings.distill:
+            return None
+        teacher = load_transformers(location)
+        adapter = Adapter.load(start) if start else None
+        for name, parameter in teacher.named_parameters():
+            weight = adapter.merge(name, parameter.data) if adapter else parameter.data
+            parameter.data = weight.to(self._device, torch.bfloat16)
+        use_packed_attention(teacher)
+        return teacher.to(self._device).eval()
 
     def _begin_with(self, folder: Path) -> None:
         """Take over the values of another adapter."""
@@ -309,8 +341,14 @@ class Finetuner:
             self._rounding.refresh()
             self._is_rounding = True
         for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        loss = functional.cross_entropy(self._logits(batch), batch.labels.to(self._device))
+            group["lr"] = self._learning_rate() * group["rate"]
+        logits = self._logits(batch)
+        loss = functional.cross_entropy(logits, batch.labels.to(self._device))
+        if self._teacher is not None:
+            with torch.no_grad():
+                taught = self._logits(batch, self._teacher)
+            share = self.settings.distill
+            loss = (1 - share) * loss + share * distillation_loss(logits, taught)
         if not torch.isfinite(loss):
             raise CheckpointError(
                 f"the loss is {float(loss)} at step {self.step}; lower learning_rate"
@@ -321,17 +359,18 @@ class Finetuner:
         self._optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
-    def _logits(self, batch: Pack) -> Tensor:
-        """Logits of the asked tokens, float32 ``[k, vocab]``."""
+    def _logits(self, batch: Pack, model: Any = None) -> Tensor:
+        """Logits of the asked tokens, float32 ``[k, vocab]``; of the trained model or another."""
         batch = batch.to(self._device)
+        model = self._model.model if model is None else model
         with torch.autocast(self._device, dtype=torch.bfloat16):
-            states = self._model.model.model(
+            states = model.model(
                 input_ids=batch.tokens[None],
                 position_ids=batch.positions[None],
                 pack=batch,
                 use_cache=False,
             ).last_hidden_state[0, batch.asked]
-            logits: Tensor = self._model.model.lm_head(states)
+            logits: Tensor = model.lm_head(states)
         return logits.float()
 
     @torch.no_grad()
@@ -351,8 +390,10 @@ class Finetuner:
     def _save_state(self) -> None:
         tensors = {}
         for index, parameter in enumerate(self._parameters):
-            state = self._optimizer.state[parameter]
+            state = self._optimizer.state.get(parameter)
             tensors[f"{index}.value"] = parameter.detach().cpu()
+            if not state:
+                continue
             tensors[f"{index}.exp_avg"] = state["exp_avg"].cpu()
             tensors[f"{index}.exp_avg_sq"] = state["exp_avg_sq"].cpu()
         staged = self.output / f"{STATE}.part"

@@ -12,6 +12,7 @@ been rounded. The term in brackets is frozen, so a step costs what it costs with
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from peft.tuners.lora import Linear as LoraLinear
@@ -52,6 +53,13 @@ class Rounding:
             update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
             update *= layer.scaling["default"]
             weight.data = quantizer(frozen + update).dequantize() - update
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Give what is trained besides the adapter: nothing."""
+        return []
+
+    def save(self, folder: Path) -> None:
+        """Write what the recipe needs besides the adapter: nothing."""
 
 
 def round_embedding(model: Any, recipe: Recipe) -> None:

@@ -12,6 +12,8 @@ import yaml
 
 from quant_llm_ros.errors import RecipeError
 
+SIMULATIONS = ("rounding", "ste", "lsq", "frozen")
+
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneSettings:
@@ -35,6 +37,11 @@ class FinetuneSettings:
         rounding_from: Share of the steps after which weights are rounded as the recipe says;
             1 trains without rounding.
         refresh_every: Steps between two roundings; in between the weights drift off the grid.
+        method: How rounding takes part: ``rounding`` (cheapest: renewed every ``refresh_every``
+            steps), ``ste`` (in every step), ``lsq`` (with learned step sizes), or ``frozen``
+            (weights are rounded once and the adapter stays beside them); see ``qat.py``.
+        distill: Share of the loss that is the divergence from the unquantized model's answers,
+            which are those of the checkpoint with the adapter to begin with; 0 to 1.
         held_out_groups: Generated groups, of another seed, on which the loss is reported.
         report_every: Steps between two reports and saved states.
     """
@@ -52,6 +59,8 @@ class FinetuneSettings:
     warmup: float = 0.03
     rounding_from: float = 0.5
     refresh_every: int = 10
+    method: str = "rounding"
+    distill: float = 0.0
     held_out_groups: int = 8
     report_every: int = 50
 
@@ -81,10 +90,23 @@ class FinetuneSettings:
             raise RecipeError(f"{path}: recipe must name a quantization recipe")
         values: dict[str, Any] = {**document, "recipe": path.parent / document["recipe"]}
         for name, value in values.items():
-            if name != "recipe":
+            if name == "method":
+                if value not in SIMULATIONS:
+                    near = difflib.get_close_matches(str(value), SIMULATIONS, n=1)
+                    known = f"known are {', '.join(SIMULATIONS)}"
+                    hint = f"did you mean {near[0]!r}?" if near else known
+                    raise RecipeError(f"{path}: unknown method {value!r}; {hint}")
+            elif name != "recipe":
                 values[name] = _number(value, type(fields[name].default), f"{path}: {name}")
         settings = cls(**values)
-        for name in ("human_share", "human_from", "default_share", "warmup", "rounding_from"):
+        for name in (
+            "human_share",
+            "human_from",
+            "default_share",
+            "warmup",
+            "rounding_from",
+            "distill",
+        ):
             if not 0.0 <= getattr(settings, name) <= 1.0:
                 raise RecipeError(f"{path}: {name} must be between 0 and 1")
         for name in (

@@ -1,4 +1,8 @@
-"""Quantization methods: one file per family, each a function from a weight to codes and scales."""
+"""Quantization methods: one file per family, each a function from a weight to codes and scales.
+
+A method's class has ``needs_calibration`` and is called with a weight and what calibration learnt
+about the layer's inputs; see ``tensors.Quantizer``. Its line here gives it a name in recipes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,17 @@ import dataclasses
 from typing import Any
 
 from quant_llm_ros.errors import RecipeError
-from quant_llm_ros.quantize.methods import uniform
+from quant_llm_ros.quantize.methods import (
+    awq,
+    binary,
+    cluster,
+    fixed_point,
+    floating,
+    gptq,
+    learned,
+    smoothquant,
+    uniform,
+)
 from quant_llm_ros.quantize.names import nearest
 from quant_llm_ros.quantize.tensors import Quantizer
 
@@ -27,6 +41,14 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "uniform": Method(uniform.DEFAULTS, uniform.UniformQuantizer),
+    "fixed_point": Method(fixed_point.DEFAULTS, fixed_point.FixedPointQuantizer),
+    "floating": Method(floating.DEFAULTS, floating.FloatingQuantizer),
+    "binary": Method(binary.DEFAULTS, binary.BinaryQuantizer),
+    "cluster": Method(cluster.DEFAULTS, cluster.ClusterQuantizer),
+    "gptq": Method(gptq.DEFAULTS, gptq.GptqQuantizer),
+    "awq": Method(awq.DEFAULTS, awq.AwqQuantizer),
+    "smoothquant": Method(smoothquant.DEFAULTS, smoothquant.SmoothQuantizer),
+    "learned": Method(learned.DEFAULTS, learned.LearnedQuantizer),
 }
 
 

@@ -1,16 +1,16 @@
-"""Uniform symmetric quantization in blocks, to 4 or 8 bits.
+"""Uniform quantization: an even grid, symmetric or with a zero point, of 2 to 8 bits.
 
-Round-to-nearest on an even grid around zero: Jacob et al., «Quantization and Training of Neural
-Networks for Efficient Integer-Arithmetic-Only Inference» (CVPR 2018), section 2.1, and Nagel et
-al., «A White Paper on Neural Network Quantization» (arXiv:2106.08295), section 2.2, with the zero
-point fixed at 0. Blocks of inputs share a scale (their section 2.4, «group» granularity).
+Round-to-nearest on an even grid: Jacob et al., «Quantization and Training of Neural Networks for
+Efficient Integer-Arithmetic-Only Inference» (CVPR 2018), section 2.1, and Nagel et al., «A White
+Paper on Neural Network Quantization» (arXiv:2106.08295), section 2.2. A scale belongs to the
+tensor, to an output channel, or to a block of inputs (their section 2.4, «group» granularity).
 
-The range is either min-max, where the largest weight of a block just fits, or the one of least
-squared error, found on a grid (Nagel et al., section 3.1): clipping the largest weight a little
-makes the step, and so the error of all others, smaller. The smaller error of the weights need not
-mean a better model: of SmolLM2-135M's weights, 4 bits in blocks of 32, it takes away a third, but
-the largest weights matter most, and the KL divergence from the unquantized model is 0.66 nats
-against 0.52 with min-max.
+The range is min-max, where the largest weight of a block just fits; a percentile, which the rest
+of the weights exceeds and is clipped; or the one of least squared error, found on a grid (Nagel et
+al., section 3.1): clipping the largest weight a little makes the step, and so the error of all
+others, smaller. The smaller error of the weights need not mean a better model: of SmolLM2-135M's
+weights, 4 bits in blocks of 32, it takes away a third, but the largest weights matter most, and
+the KL divergence from the unquantized model is 0.66 nats against 0.52 with min-max.
 """
 
 from __future__ import annotations
@@ -20,32 +20,43 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from quant_llm_ros.quantize.tensors import QuantizedTensor
+from quant_llm_ros.quantize.methods import grid
+from quant_llm_ros.quantize.tensors import finite, InputStatistics, QuantizedTensor
 
-DEFAULTS: Mapping[str, Any] = {"bits": 4, "block": 32, "range": "minmax", "symmetric": True}
+DEFAULTS: Mapping[str, Any] = {
+    "bits": 4,
+    "block": 32,
+    "range": "minmax",
+    "symmetric": True,
+    "percentile": 99.9,
+}
 
-# Ratios to the min-max scale that the search tries. Above 1 the codes use -2^(b-1) as well;
-# below 0.7 the clipped weights always cost more than the finer step gains, at 4 and 8 bits.
-_RATIOS = tuple(0.70 + 0.02 * i for i in range(18))
 _ROWS_AT_A_TIME = 2048  # bounds the working memory on a large vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class UniformQuantizer:
-    """Symmetric uniform quantizer with a scale per block of inputs.
+    """Uniform quantizer.
 
     Attributes:
-        bits: Width of a code: 4 or 8.
-        block: Inputs that share a scale, a power of two from 16 to 256.
-        range: ``minmax`` or ``mse``.
-        symmetric: Always true: TensorRT takes no other 4-bit weights.
+        bits: Width of a code, 2 to 8. Codes of 2 and 3 bits are stored as INT4 where the runtime
+            knows nothing narrower.
+        block: Inputs that share a scale, a power of two from 16 to 256, or ``channel`` or
+            ``tensor``.
+        range: ``minmax``, ``percentile`` or ``mse``.
+        symmetric: Without zero points. TensorRT takes no other 4-bit weights.
+        percentile: Share of the weights inside of the range ``percentile``, above 50, in percent.
     """
 
     bits: int
-    block: int
+    block: int | str
     range: str
     symmetric: bool
+    percentile: float = 99.9
+
+    needs_calibration = False
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -53,62 +64,91 @@ class UniformQuantizer:
         Raises:
             ValueError: A setting is outside of what is described above.
         """
-        if self.bits not in (4, 8):
-            raise ValueError(f"bits must be 4 or 8, not {self.bits!r}")
-        if self.block not in (16, 32, 64, 128, 256):
-            raise ValueError(f"block must be 16, 32, 64, 128 or 256, not {self.block!r}")
-        if self.range not in ("minmax", "mse"):
-            raise ValueError(f"range must be minmax or mse, not {self.range!r}")
-        if self.symmetric is not True:
-            raise ValueError("symmetric must be true: TensorRT takes no other 4-bit weights")
+        grid.check_bits(self.bits, range(2, 9))
+        grid.check_block(self.block, "channel", "tensor")
+        if self.range not in ("minmax", "percentile", "mse"):
+            raise ValueError(f"range must be minmax, percentile or mse, not {self.range!r}")
+        if not isinstance(self.symmetric, bool):
+            raise ValueError(f"symmetric must be true or false, not {self.symmetric!r}")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile must be from 50 to 100, not {self.percentile!r}")
 
-    def __call__(self, weight: torch.Tensor) -> QuantizedTensor:
-        """Quantize a weight.
+    def __call__(self, weight: Tensor, inputs: InputStatistics | None = None) -> QuantizedTensor:
+        """Quantize a weight; what calibration learnt is not needed.
 
         Args:
             weight: ``[out, in]``, any float type; ``in`` is a multiple of the block.
+            inputs: Not used.
 
         Returns:
-            Codes ``[out, in]`` and scales ``[out, in / block]``.
+            Codes ``[out, in]`` and scales ``[out or 1, in / block]``.
 
         Raises:
             ValueError: The shape does not fit the block, or a weight is not finite.
         """
-        out, inputs = weight.shape
-        if inputs % self.block:
-            raise ValueError(f"{inputs} inputs are not a multiple of the block, {self.block}")
-        codes = torch.empty(out, inputs, dtype=torch.int8)
-        scales = torch.empty(out, inputs // self.block, dtype=torch.float32)
-        for start in range(0, out, _ROWS_AT_A_TIME):
-            rows = weight[start : start + _ROWS_AT_A_TIME].to(torch.float32)
-            blocks = rows.reshape(len(rows), -1, self.block)  # [rows, in / block, block]
-            if not bool(torch.isfinite(blocks).all()):
-                raise ValueError("the weight has values that are not finite")
-            scale = self._scale(blocks)
-            codes[start : start + len(rows)] = self._round(blocks, scale).view(len(rows), inputs)
-            scales[start : start + len(rows)] = scale.squeeze(2)
-        return QuantizedTensor(codes, scales, self.bits, self.block)
+        out, width = weight.shape
+        rows_at_a_time = out if self.block == "tensor" else _ROWS_AT_A_TIME
+        codes = torch.empty(out, width, dtype=torch.int8)
+        scales, zeros = [], []
+        for start in range(0, out, rows_at_a_time):
+            rows = finite(weight[start : start + rows_at_a_time])
+            blocks = grid.in_blocks(rows, self.block)
+            scale, zero = self._scale(blocks) if self.symmetric else self._asymmetric(blocks)
+            rounded = grid.round_to(blocks, scale, self.bits, zero)
+            codes[start : start + len(rows)] = rounded.view(rows.shape)
+            scales.append(scale.squeeze(2))
+            if not self.symmetric:
+                zeros.append(zero.squeeze(2))
+        return QuantizedTensor(
+            codes,
+            torch.cat(scales),
+            self.bits,
+            grid.width(self.block, width),
+            zero_points=torch.cat(zeros).to(torch.int8) if zeros else None,
+        )
 
-    def _scale(self, blocks: torch.Tensor) -> torch.Tensor:
-        """Step size of each block, ``[rows, in / block, 1]``."""
-        largest_code = 2 ** (self.bits - 1) - 1
-        # A block of zeros gets the smallest normal scale, so that nothing divides by zero.
-        smallest = torch.finfo(torch.float32).tiny
-        minmax = (blocks.abs().amax(2, keepdim=True) / largest_code).clamp_min(smallest)
-        if self.range == "minmax":
-            return minmax
-        best = minmax.clone()
-        least = torch.full_like(minmax, torch.inf)
-        for ratio in _RATIOS:
-            scale = (minmax * ratio).clamp_min(smallest)
-            error = self._round(blocks, scale).mul_(scale).sub_(blocks).square_()
-            total = error.sum(2, keepdim=True)
-            better = total < least
-            best = torch.where(better, scale, best)
-            least = torch.where(better, total, least)
+    def _scale(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Step size of each block, ``[rows, blocks, 1]``, and zero points of 0."""
+        zero = blocks.new_zeros(1, 1, 1)
+        if self.range == "percentile":
+            limit = _quantile(blocks.abs(), self.percentile / 100)
+            return (limit / (2 ** (self.bits - 1) - 1)).clamp_min(grid.SMALLEST), zero
+        scale = grid.minmax_scale(blocks, self.bits)
+        if self.range == "mse":
+            scale = grid.best_scale(blocks, scale, self.bits, grid.search_ratios(self.bits), None)
+        return scale, zero
+
+    def _asymmetric(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Step size and zero point of each block, both ``[rows, blocks, 1]``."""
+        share = self.percentile / 100 if self.range == "percentile" else 1.0
+        # Zero is always inside, so that it is a code: padding and zeros stay exact.
+        high = _quantile(blocks, share).clamp_min(0)
+        low = -_quantile(-blocks, share).clamp_min(0)
+        best = _grid_from(low, high, self.bits)
+        if self.range != "mse":
+            return best
+        least = torch.full_like(low, torch.inf)
+        for ratio in grid.search_ratios(self.bits):
+            scale, zero = _grid_from(low * ratio, high * ratio, self.bits)
+            codes = grid.round_to(blocks, scale, self.bits, zero)
+            error = (codes - zero).mul_(scale).sub_(blocks).square_().sum(2, keepdim=True)
+            better = error < least
+            best = (torch.where(better, scale, best[0]), torch.where(better, zero, best[1]))
+            least = torch.where(better, error, least)
         return best
 
-    def _round(self, blocks: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Nearest code of each weight, as float32 of the shape of ``blocks``."""
-        limit = 2 ** (self.bits - 1)
-        return (blocks / scale).round_().clamp_(-limit, limit - 1)
+
+def _grid_from(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Step size and zero point of the range from ``low`` to ``high``."""
+    limit = 2 ** (bits - 1)
+    scale = ((high - low) / (2**bits - 1)).clamp_min(grid.SMALLEST)
+    return scale, (-limit - (low / scale).round()).clamp(-limit, limit - 1)
+
+
+def _quantile(blocks: Tensor, share: float) -> Tensor:
+    """Value that a share of each block is not above, ``[rows, blocks, 1]``."""
+    if share == 1.0:
+        return blocks.amax(2, keepdim=True)
+    size = blocks.shape[2]
+    # torch.quantile refuses large inputs.
+    return blocks.kthvalue(max(1, round(share * size)), dim=2, keepdim=True).values
