@@ -15,6 +15,9 @@ from quant_llm_ros.cli import (
     inspect,
     lint_graph,
     quantize,
+    report,
+    search,
+    sweep,
     understand,
 )
 from quant_llm_ros.errors import QuantLlmError
@@ -36,6 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
         bench,
         generate,
         finetune,
+        sweep,
+        report,
+        search,
         lint_graph,
     ):
         module.add_parser(subcommands)
