@@ -31,7 +31,7 @@ setup(
     maintainer="quant_llm_ros maintainers",
     maintainer_email="maintainers@quant-llm-ros.invalid",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed"]},
+    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.report": ["page.css"]},
     data_files=data_files(),
     python_requires=">=3.10",
     # What a robot needs besides ROS 2. The engine is an extra, since a robot with a GPU has its
@@ -59,6 +59,7 @@ setup(
             "torch",
             "transformers",
         ],
+        "search": ["optuna"],
         "test": ["pytest", "pytest-timeout"],
     },
     entry_points={

@@ -49,9 +49,7 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--study", default="mixed-precision", help="its name in the storage (default: %(default)s)"
     )
-    parser.add_argument(
-        "--seed", type=int, help="of the sampler (default: another one each time)"
-    )
+    parser.add_argument("--seed", type=int, help="of the sampler (default: another one each time)")
     parser.add_argument(
         "--sensitivities", metavar="S.json", help="write the sensitivities, for the report"
     )

@@ -18,7 +18,7 @@ from quant_llm_ros.command.validator import Validator
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.report.measure import What
 from quant_llm_ros.report.perplexity import read_text, WINDOW
-from quant_llm_ros.report.sweep import Sweep, SWEEP, TABLE
+from quant_llm_ros.report.sweep import SWEEP, Sweep, TABLE
 from quant_llm_ros.report.table import grid, note
 from quant_llm_ros.resources import share_path
 
@@ -31,7 +31,7 @@ def add_parser(subcommands: Any) -> None:
         "sweep",
         help="build and measure many recipes, and compare them in a table",
         description=(
-            "Build every recipe, measure the bundle, remove it, and write sweep.json and table.md. "
+            "Build every recipe, measure the bundle, remove it; write sweep.json and table.md. "
             "Started again, it goes on where it was: a recipe whose row was made from the same "
             "files is not measured again. Exit with 1 where a recipe failed; its row says why."
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 from pathlib import Path
 import statistics
 import time
@@ -154,7 +155,7 @@ def reference_prompts(bundle: Bundle) -> list[Sequence[int]]:
     """Give the token ids of the bundle's reference prompts."""
     with np.load(bundle.file(REFERENCE), allow_pickle=False) as reference:
         tokens, offsets = reference["tokens"], reference["offsets"]
-    return [tokens[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [tokens[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
 def peak_memory_mb() -> float:

@@ -33,9 +33,7 @@ _DARK = {
     **dict(zip(RAMP, ("#1d2831", "#1f3a4e", "#234f6d", "#2a678f", "#3a82b0", "#579ecb", "#82bce0",
                       "#bcdcf1"), strict=True)),
 }  # fmt: skip
-_NAMES = {
-    colour: f"--c{number}" for number, colour in enumerate(_DARK)
-}
+_NAMES = {colour: f"--c{number}" for number, colour in enumerate(_DARK)}
 WIDTH = 8.2
 FONT_PT = 9.0
 
@@ -184,6 +182,4 @@ _OFFSETS = (
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return (
-        one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-    )
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -7,6 +7,7 @@ are kept as files, so a sweep that was interrupted goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -171,17 +172,17 @@ def run_step(job: dict[str, Any], log: Path, progress: Progress) -> dict[str, An
     Raises:
         StepError: It said an error, or its process ended without a result.
     """
-    command = [sys.executable, "-m", _WORKER]
     with (
         log.open("a", encoding="utf-8") as errors,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process,
     ):
         assert process.stdin and process.stdout
         try:
-            process.stdin.write(json.dumps(job))
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it died; its log says of what
+                process.stdin.write(json.dumps(job))
+                process.stdin.close()
             for line in process.stdout:
                 said = json.loads(line)
                 if "result" in said:
@@ -200,6 +201,10 @@ def run_step(job: dict[str, Any], log: Path, progress: Progress) -> dict[str, An
         else f"ended with status {process.returncode}"
     )
     raise StepError(f"the process of step {job['step']} {how}; {log.name}: {last or 'empty'}")
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", _WORKER]
 
 
 def machine() -> dict[str, Any]:

@@ -96,9 +96,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _legend(document: Mapping[str, Any]) -> list[str]:
     what = document["what"]
-    sensors = {
-        row["measured"]["energy_sensor"] for row in document["rows"] if row.get("measured")
-    }
+    sensors = {row["measured"]["energy_sensor"] for row in document["rows"] if row.get("measured")}
     text = (
         f"perplexity on at most {what['windows']} windows of {what['window']} tokens of "
         f"{what['text']}"

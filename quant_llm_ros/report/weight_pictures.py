@@ -36,7 +36,7 @@ def staircase(samples: Samples) -> Any:
     for axes in (top, bottom):
         axes.grid(visible=False)
         axes.set_xlim(-most * 1.16, most * 1.16)
-    heights, edges, _ = top.hist(weights, _BINS, color=GRID)
+    heights, _, _ = top.hist(weights, _BINS, color=GRID)
     top.vlines(levels, 0, heights.max() * 1.02, color=BLUE, linewidth=0.9)
     top.set(yticks=[], ylim=(0, heights.max() * 1.22))
     top.spines["left"].set_visible(False)
@@ -116,11 +116,9 @@ def cluster_levels(samples: Samples) -> Any:
     """Draw where 16 clusters put their levels, beside 16 even ones."""
     weights = samples.weights
     even, centres = uniform_levels(weights, 4), samples.centres
-    drawn, (top, even_axes, own_axes) = figure(
-        3.6, 3, 1, sharex=True, height_ratios=(3.2, 1, 1)
-    )
+    drawn, (top, even_axes, own_axes) = figure(3.6, 3, 1, sharex=True, height_ratios=(3.2, 1, 1))
     most = np.abs(weights).max()
-    heights, edges, bars = top.hist(weights, _BINS, color=GRID)
+    _, edges, bars = top.hist(weights, _BINS, color=GRID)
     # Every second cluster in another grey shows its extent without a colour of its own.
     bounds = (centres[1:] + centres[:-1]) / 2
     for edge, bar in zip(edges, bars, strict=False):

@@ -7,6 +7,7 @@ It reads a job, one JSON object, from standard input, and writes JSON lines to s
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any, TextIO
@@ -17,9 +18,9 @@ from quant_llm_ros.report.measure import measure, peak_memory_mb, What
 
 def main() -> int:
     """Do the job on standard input."""
-    out = sys.stdout
-    # What libraries print must not get between the lines that the parent reads.
-    sys.stdout = sys.stderr
+    # What libraries print, C++ ones too, must not get between the lines that the parent reads.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     job = json.load(sys.stdin)
     try:
         result = {"build": _build, "measure": _measure}[job["step"]](job, out)
