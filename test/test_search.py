@@ -11,11 +11,12 @@ import pytest
 from tiny_models import make_folder, recipe_text, SKILLS
 import yaml
 
+from quant_llm_ros.cli.building import build
 from quant_llm_ros.errors import EngineError, QuantLlmError, RecipeError
 from quant_llm_ros.quantize.build import build_bundle
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report import budget as budgets
-from quant_llm_ros.report.budget import Budget
+from quant_llm_ros.report.budget import Budget, Device
 from quant_llm_ros.report.mixture import (
     DEFAULT_CHOICES,
     describe,
@@ -25,9 +26,7 @@ from quant_llm_ros.report.mixture import (
     read_choices,
     write_recipe,
 )
-
-optuna = pytest.importorskip("optuna", reason="the extra `search` is not installed")
-from quant_llm_ros.report.search import greedy, search, Storage, write_found  # noqa: E402
+from quant_llm_ros.report.search import greedy, search, Storage, write_found
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +49,7 @@ def run(recipe: Recipe, budget: str, trials: int = 12, storage: Storage | None =
     settings = {
         "trials": trials,
         "storage": storage or Storage(seed=1),
-        "skills": SKILLS,
-        "threads": 1,
+        "device": Device(build, SKILLS, threads=1),
         "progress": lambda what, done, total: None,
         **changes,
     }

@@ -159,7 +159,7 @@ def test_a_row_is_old_when_anything_it_was_made_from_changes(folder, tmp_path):
             r"step x was ended by signal 6 \(9: most often out of memory\); log: last words",
         ),
         ("raise SystemExit(7)", "step x ended with status 7; log: empty"),
-        ("print('{\"error\": \"no luck\"}')", "^no luck$"),
+        ('print(\'{"error": "no luck"}\')', "^no luck$"),
     ],
 )
 def test_a_process_that_dies_costs_its_row(tmp_path, monkeypatch, program, says):
@@ -194,7 +194,7 @@ def test_recipes_are_found_by_file_folder_pattern_and_name(folder):
     names = [path.stem for path in find_recipes(str(folder))]
     assert names == ["device", "four", "wrong"]
     assert find_recipes(str(folder / "w*.yaml")) == [folder / "wrong.yaml"]
-    with pytest.raises(RecipeError, match="the recipe nowhere does not exist; .*: default, "):
+    with pytest.raises(RecipeError, match=r"the recipe nowhere does not exist; .*: default, "):
         find_recipes("nowhere")
 
 

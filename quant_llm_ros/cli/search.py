@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from quant_llm_ros.cli.building import build
 from quant_llm_ros.cli.options import positive_int
 from quant_llm_ros.cli.sweep import find_recipes
 from quant_llm_ros.errors import RecipeError
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Search, and write the recipe."""
     try:
         from quant_llm_ros.quantize.recipe import Recipe
-        from quant_llm_ros.report.budget import Budget, write_sensitivities
+        from quant_llm_ros.report.budget import Budget, Device, write_sensitivities
         from quant_llm_ros.report.mixture import DEFAULT_CHOICES, read_choices
         from quant_llm_ros.report.search import search, Storage, write_found
     except ModuleNotFoundError as error:
@@ -91,8 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
             budget,
             trials=arguments.trials,
             storage=Storage(arguments.storage, arguments.study, arguments.seed),
-            skills=Path(arguments.skills or share_path("config/skills/service_robot.yaml")),
-            threads=arguments.threads,
+            device=Device(
+                build,
+                Path(arguments.skills or share_path("config/skills/service_robot.yaml")),
+                arguments.threads,
+            ),
             progress=lambda what, done, total: bar.update(
                 task, description=what, completed=done, total=total
             ),

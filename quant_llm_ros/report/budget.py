@@ -11,10 +11,10 @@ from typing import Any
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.errors import EngineError, RecipeError
-from quant_llm_ros.quantize.build import build_bundle
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report.energy import EnergyMeter, find_sensor
 from quant_llm_ros.report.measure import reference_prompts, timings
+from quant_llm_ros.report.worker import Build
 
 SIZE = "size_mb"
 LATENCY = "latency_ms"
@@ -59,17 +59,32 @@ class Budget:
         return f"{self.name}={self.limit:g}"
 
 
-def measured_cost(budget: Budget, recipe: Recipe, skills: Path, threads: int) -> float:
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """How a recipe is tried on the device at hand.
+
+    Attributes:
+        build: Makes bundles.
+        skills: Skill registry that goes into them.
+        threads: CPU threads of the engine.
+    """
+
+    build: Build
+    skills: Path
+    threads: int
+
+
+def measured_cost(budget: Budget, recipe: Recipe, device: Device) -> float:
     """Build a recipe's bundle, run it here, and give what the budget is about.
 
     Raises:
         EngineError: Energy is asked for, and this machine has no sensor.
     """
     with tempfile.TemporaryDirectory() as folder:
-        bundle = build_bundle(
-            recipe, Path(folder) / "bundle", skills=skills, progress=lambda stage, part: None
+        bundle = device.build(
+            recipe, Path(folder) / "bundle", device.skills, lambda stage, part: None
         )
-        engine = OnnxRuntimeEngine.load(bundle, threads=threads)
+        engine = OnnxRuntimeEngine.load(bundle, threads=device.threads)
         try:
             if budget.name == LATENCY:
                 return timings(engine, bundle)["decode_ms"]

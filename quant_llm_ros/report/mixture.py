@@ -123,6 +123,11 @@ class Mixer:
                 self._model.decoder.set_weight(name, weight)
                 bits += weight.numel() * 32
                 continue
+            if getattr(quantizer, "needs_calibration", False):
+                raise RecipeError(
+                    f"{describe(self.choices[choice or 0])}: has to be shown text; the search "
+                    "takes methods that look at the weights alone"
+                )
             try:
                 quantized = quantizer(weight)
             except ValueError as error:

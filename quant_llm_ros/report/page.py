@@ -122,7 +122,12 @@ def _model_sections(page: Page, samples: Samples, sensitivities: Mapping[str, An
     if np.isfinite(samples.errors).any():
         page.draw(text.ERRORS, weight_pictures.layer_errors(samples))
     else:
-        page.add(text.ERRORS, absent("The bundle's recipe quantizes no layer: there is no error."))
+        page.add(
+            text.ERRORS,
+            absent(
+                "The bundle's recipe quantizes no layer, or only by methods that are shown text."
+            ),
+        )
     if sensitivities:
         effects = [[e["kl_nats"] for e in row] for row in sensitivities["effects"]]
         names = [describe(choice) for choice in sensitivities["choices"]]

@@ -95,7 +95,8 @@ def _errors(
     errors = np.full((decoder.config.layers, len(kinds)), np.nan)
     for number, name in enumerate(names):
         quantizer = recipe.quantizer(name)
-        if quantizer is not None:
+        # A method that has to be shown text would need the whole build to say its error.
+        if quantizer is not None and not getattr(quantizer, "needs_calibration", False):
             weight = decoder.get_parameter(name).data
             _, _, layer, kind = name.removesuffix(".weight").split(".", 3)
             rounded = quantizer(weight).dequantize()

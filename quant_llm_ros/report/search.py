@@ -23,7 +23,7 @@ from typing import Any
 
 from quant_llm_ros.errors import EngineError, QuantLlmError, RecipeError
 from quant_llm_ros.quantize.recipe import Recipe
-from quant_llm_ros.report.budget import Budget, check_sensor, measured_cost, SIZE
+from quant_llm_ros.report.budget import Budget, check_sensor, Device, measured_cost, SIZE
 from quant_llm_ros.report.mixture import (
     Choice,
     describe,
@@ -85,8 +85,7 @@ def search(
     *,
     trials: int,
     storage: Storage,
-    skills: Path,
-    threads: int,
+    device: Device,
     progress: Progress,
 ) -> Found:
     """Search a mixture.
@@ -97,8 +96,7 @@ def search(
         budget: What the result may cost.
         trials: Mixtures to try now, besides those that the study has already.
         storage: Where the study lies.
-        skills: Registry for the bundles that are built where the budget is not the size.
-        threads: CPU threads of the engine that is timed.
+        device: Builds and runs the bundles where the budget is not the size.
         progress: Told how it goes.
 
     Raises:
@@ -137,7 +135,7 @@ def search(
             settings = mixture_settings(recipe, mixer.choices, mixer.groups, mixture)
             with tempfile.TemporaryDirectory() as folder:
                 candidate = write_recipe(settings, recipe, Path(folder) / recipe.file.name, "")
-                cost = measured_cost(budget, candidate, skills, threads)
+                cost = measured_cost(budget, candidate, device)
         trial.set_constraint(budget.name, cost - budget.limit)
         trial.set_user_attr("size_mb", size_mb)
         trial.set_user_attr("cost", cost)

@@ -17,7 +17,7 @@ from quant_llm_ros.engine.bundle import file_sha256
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.report.measure import What
 
-_ROOMS = ("command", "engine", "quantize", "report")
+_ROOMS = ("command", "engine", "quantize", "report", "training")
 # Of what decides a figure; a change of a picture or a page makes no row old.
 _REPORT = ("energy.py", "measure.py", "perplexity.py")
 _RUNTIMES = ("onnxruntime", "torch")

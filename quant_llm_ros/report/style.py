@@ -9,12 +9,13 @@ replaced by the page's variables, which know the dark ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import html
 import io
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, cast, TypeVar
 
 from quant_llm_ros.errors import QuantLlmError
 
@@ -36,6 +37,38 @@ _DARK = {
 _NAMES = {colour: f"--c{number}" for number, colour in enumerate(_DARK)}
 WIDTH = 8.2
 FONT_PT = 9.0
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": FONT_PT,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": FONT_PT,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": SURFACE,
+    "axes.titlesize": FONT_PT,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": FONT_PT - 0.5,
+    "ytick.labelsize": FONT_PT - 0.5,
+    "figure.facecolor": SURFACE,
+    "savefig.facecolor": SURFACE,
+    # Text stays text: small, selectable, and readable by a screen reader.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quant_llm_ros",
+}
+
+_Draw = TypeVar("_Draw", bound=Callable[..., Any])
 
 
 def css() -> str:
@@ -53,87 +86,69 @@ def variable(colour: str) -> str:
     return f"var({_NAMES[colour]})"
 
 
+def styled(draw: _Draw) -> _Draw:
+    """Make a function draw in this style, whatever the user's settings of matplotlib are.
+
+    Raises:
+        QuantLlmError: From the function, when matplotlib is not installed.
+    """
+
+    @functools.wraps(draw)
+    def wrapped(*given: Any, **named: Any) -> Any:
+        try:
+            from matplotlib import style
+        except ImportError as error:
+            raise QuantLlmError(
+                "pictures need matplotlib; run `pip install 'quant_llm_ros[bench]'`"
+            ) from error
+        with style.context(["default", _STYLE]):
+            return draw(*given, **named)
+
+    return cast(_Draw, wrapped)
+
+
 def figure(height: float, rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Any, Any]:
-    """Make a figure and its axes, with nothing in them that is not needed.
+    """Make a figure and its axes.
 
     Args:
         height: In inches.
         rows: Rows of axes.
         columns: Columns of axes.
         settings: For matplotlib's ``subplots``.
-
-    Raises:
-        QuantLlmError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise QuantLlmError(
-            "pictures need matplotlib; run `pip install 'quant_llm_ros[bench]'`"
-        ) from error
-    style = {
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": FONT_PT,
-        "text.color": INK,
-        "axes.labelcolor": MUTED,
-        "axes.labelsize": FONT_PT,
-        "axes.edgecolor": GRID,
-        "axes.facecolor": SURFACE,
-        "axes.titlesize": FONT_PT + 0.5,
-        "axes.titlelocation": "left",
-        "axes.titlecolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.6,
-        "xtick.color": GRID,
-        "ytick.color": GRID,
-        "xtick.labelcolor": MUTED,
-        "ytick.labelcolor": MUTED,
-        "xtick.labelsize": FONT_PT - 0.5,
-        "ytick.labelsize": FONT_PT - 0.5,
-        "figure.facecolor": SURFACE,
-    }
-    with matplotlib.rc_context(style):
-        drawn = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = drawn.subplots(rows, columns, **settings)
-    return drawn, axes
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(WIDTH, height), layout="constrained")
+    return drawn, drawn.subplots(rows, columns, **settings)
 
 
+@styled
 def svg(drawn: Any, name: str, title: str) -> str:
     """Give a figure as SVG for the inside of a page.
 
     Args:
         drawn: From :func:`figure`.
         name: Unique on the page.
-        title: What the picture says, for people who cannot see it.
+        title: What the picture is, for people who cannot see it.
     """
-    import matplotlib
-
     out = io.StringIO()
-    # Text stays text: small, selectable, and readable by a screen reader. The salt and the empty
-    # date make the same picture the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        drawn.savefig(out, format="svg", metadata={"Date": None})
+    # The empty date and the salt of the style make the same picture the same bytes.
+    drawn.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="((?:figure|axes|text|line2d|patch|PathCollection|LineCollection|'
-                  r'QuadMesh|FillBetweenPolyCollection|PolyCollection|matplotlib|xtick|ytick)'
-                  r'[^"]*)"', "", text)  # fmt: skip
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    # Pictures on one page must not share identifiers; most of them nobody refers to.
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     for colour, variable_name in _NAMES.items():
         text = text.replace(colour, f"var({variable_name})")
     text = text.replace("'DejaVu Sans'", "var(--font)")
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     label = html.escape(title, quote=True)
-    return re.sub(
-        r'<svg ([^>]*?)width="[\d.]+pt"', rf'<svg \1role="img" aria-label="{label}"', text, count=1
-    ).replace(' height="', ' data-height="', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+@styled
 def png(drawn: Any, path: Path) -> None:
     """Write a figure as a PNG, in the colours of a light page."""
     drawn.savefig(path, dpi=150, metadata={"Software": None})

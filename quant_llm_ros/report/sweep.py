@@ -29,7 +29,7 @@ SWEEP = "sweep.json"
 TABLE = "table.md"
 ROWS = "rows"
 _BUILD_SHARE = 0.5
-_WORKER = "quant_llm_ros.report.worker"
+_STEP = "quant_llm_ros.cli.sweep_step"  # by name: it may use rooms that this one may not
 _LOG_LINES = 3
 
 
@@ -204,7 +204,7 @@ def run_step(job: dict[str, Any], log: Path, progress: Progress) -> dict[str, An
 
 
 def _command() -> list[str]:
-    return [sys.executable, "-m", _WORKER]
+    return [sys.executable, "-m", _STEP]
 
 
 def machine() -> dict[str, Any]:

@@ -17,8 +17,10 @@ from quant_llm_ros.report.style import (
     label_points,
     MUTED,
     ORANGE,
+    styled,
     SURFACE,
 )
+from quant_llm_ros.report.table import stored_mb
 from quant_llm_ros.report.training_log import TrainingLog
 
 _CURVES = (BLUE, ORANGE, GREEN, MUTED)
@@ -31,7 +33,7 @@ class Point:
     Attributes:
         name: Of the recipe.
         bits: Per weight.
-        size_mb: Of the bundle.
+        size_mb: Of the weights as stored.
         decision_ms: Mean time of a decision.
         right: Share of sentences with everything right.
         joules: Energy of a decision, or None.
@@ -54,7 +56,7 @@ def points(rows: Sequence[dict[str, Any]]) -> list[Point]:
         Point(
             row["name"],
             row["build"]["bits_per_weight"],
-            row["build"]["size_mb"],
+            stored_mb(row["build"]) or 0.0,
             row["measured"]["decision_ms"],
             row["measured"]["right"],
             row["measured"]["joules_per_decision"],
@@ -75,6 +77,7 @@ def _beats(other: Point, point: Point) -> bool:
     return one != two and all(a <= b for a, b in zip(one, two, strict=True))
 
 
+@styled
 def accuracy_by_bits(found: Sequence[Point]) -> Any:
     """Draw accuracy against bits per weight."""
     drawn, axes = figure(4.2)
@@ -85,11 +88,12 @@ def accuracy_by_bits(found: Sequence[Point]) -> Any:
     return drawn
 
 
+@styled
 def front(found: Sequence[Point]) -> Any:
     """Draw accuracy against size and against time; the front in blue."""
     drawn, pair = figure(4.2, 1, 2, sharey=True)
     for axes, values, unit in (
-        (pair[0], [point.size_mb for point in found], "size of the bundle, MB (logarithmic)"),
+        (pair[0], [point.size_mb for point in found], "weights as stored, MB (logarithmic)"),
         (pair[1], [point.decision_ms for point in found], "mean time of a decision, ms"),
     ):
         _scatter(axes, found, values)
@@ -105,6 +109,7 @@ def front(found: Sequence[Point]) -> Any:
     return drawn
 
 
+@styled
 def energy(found: Sequence[Point]) -> Any:
     """Draw joules per decision as bars; only rows that a sensor measured."""
     rows = sorted((p for p in found if p.joules is not None), key=lambda p: p.joules or 0.0)
@@ -123,6 +128,7 @@ def energy(found: Sequence[Point]) -> Any:
     return drawn
 
 
+@styled
 def losses(logs: Sequence[TrainingLog]) -> Any:
     """Draw held-out losses over the steps; a log of one step is a level line."""
     drawn, axes = figure(3.4)

@@ -37,9 +37,17 @@ class Column:
         return self.find(row.get("build") or {}, row.get("measured") or {})
 
 
+def stored_mb(build: Row) -> float | None:
+    """Megabytes of all weights as they are stored, from the figures of building."""
+    if "bits_per_weight" not in build or "parameters" not in build:
+        return None
+    return float(build["bits_per_weight"] * build["parameters"] / 8e6)
+
+
 COLUMNS = (
     Column("bits/weight", lambda build, _: build.get("bits_per_weight"), ".2f"),
-    Column("size MB", lambda build, _: build.get("size_mb"), ".1f"),
+    Column("weights MB", lambda build, _: stored_mb(build), ".1f"),
+    Column("bundle MB", lambda build, _: build.get("size_mb"), ".1f"),
     Column("skills exact", lambda _, m: m.get("skills_exact"), ".1%"),
     Column("all exact", lambda _, m: m.get("all_exact"), ".1%"),
     Column("right", lambda _, m: m.get("right"), ".1%"),
@@ -59,6 +67,12 @@ def note(row: Row) -> str:
         return f"failed: {row['error']}"
     if row.get("build") and not row.get("measured"):
         return f"{row['build']['target']}: its engine is built on the device, measure it there"
+    without = (row.get("build") or {}).get("weights_without_kernel", 0)
+    if without:
+        return (
+            f"{without:g} of its matrices have no kernel in the runtime: the bundle holds them "
+            "unpacked, and its times are those of unpacked weights"
+        )
     return ""
 
 
@@ -107,7 +121,8 @@ def _legend(document: Mapping[str, Any]) -> list[str]:
         f"Accuracy on {', '.join(what['datasets'])}: *skills exact*, the right skills in the "
         "right order; *all exact*, also every argument; *right*, also the status, with no "
         f"threshold of confidence. {text[0].upper()}{text[1:]}. *KL* is the divergence from the "
-        "unquantized model on the reference prompts. *Peak* is the most memory of a process that "
+        "unquantized model on the reference prompts. *Weights* counts codes, scales and what else "
+        "a method stores, *bundle* all files. *Peak* is the most memory of a process that "
         "serves the bundle. *Prefill* is one reference prompt, *decode* one token, *decision* "
         "the mean from text to decision.",
         "",

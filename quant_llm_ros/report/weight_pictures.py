@@ -22,12 +22,14 @@ from quant_llm_ros.report.style import (
     MUTED,
     ORANGE,
     RAMP,
+    styled,
     SURFACE,
 )
 
 _BINS = 160
 
 
+@styled
 def staircase(samples: Samples) -> Any:
     """Draw what 16 even levels make of a layer's weights."""
     weights, levels = samples.weights, uniform_levels(samples.weights, 4)
@@ -67,6 +69,7 @@ def staircase(samples: Samples) -> Any:
     return drawn
 
 
+@styled
 def granularity(samples: Samples) -> Any:
     """Draw the error of 4 bits by how many weights share a scale."""
     rows = samples.granularities
@@ -89,6 +92,7 @@ def _s(name: str) -> str:
     return "" if name[0].isdigit() else "s"
 
 
+@styled
 def ranges(samples: Samples) -> Any:
     """Draw the range of a layer's inputs at each token of a command."""
     count = len(samples.tokens)
@@ -112,6 +116,7 @@ def ranges(samples: Samples) -> Any:
     return drawn
 
 
+@styled
 def cluster_levels(samples: Samples) -> Any:
     """Draw where 16 clusters put their levels, beside 16 even ones."""
     weights = samples.weights
@@ -151,6 +156,7 @@ def cluster_gain(samples: Samples) -> tuple[float, float]:
     )
 
 
+@styled
 def layer_errors(samples: Samples) -> Any:
     """Draw the error of every matrix of every layer as a map."""
     from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -180,6 +186,7 @@ def layer_errors(samples: Samples) -> Any:
     return drawn
 
 
+@styled
 def sensitivities(groups: list[str], effects: list[list[float]], names: list[str]) -> Any:
     """Draw the divergence when a single part of the model is quantized.
 
