@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     if what.text:
         read_text(Path(what.text))
     sweep = Sweep(Path(arguments.output), what, skills, arguments.keep)
-    rows = []
+    rows: list[dict[str, Any]] = []
     columns = (
         MofNCompleteColumn(),
         TextColumn("{task.description:<50}"),

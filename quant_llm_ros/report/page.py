@@ -124,9 +124,7 @@ def _model_sections(page: Page, samples: Samples, sensitivities: Mapping[str, An
     else:
         page.add(
             text.ERRORS,
-            absent(
-                "The bundle's recipe quantizes no layer, or only by methods that are shown text."
-            ),
+            absent("The bundle's recipe quantizes no layer, or only by methods shown text."),
         )
     if sensitivities:
         effects = [[e["kl_nats"] for e in row] for row in sensitivities["effects"]]

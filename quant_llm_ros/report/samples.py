@@ -67,6 +67,15 @@ def nearest_level(values: Floats, levels: Floats) -> Floats:
     return result
 
 
+def levels_of_most(values: Floats, levels: Floats, share: float = 0.99) -> int:
+    """Count the most frequented levels that hold this share of the values."""
+    counts = np.bincount(
+        np.searchsorted((levels[1:] + levels[:-1]) / 2, values), minlength=len(levels)
+    )
+    held = np.cumsum(np.sort(counts)[::-1]) / len(values)
+    return int(np.searchsorted(held, share)) + 1
+
+
 def relative_error(values: Floats, rounded: Floats) -> float:
     """Root mean square of the difference by that of the values."""
     return float(np.sqrt(np.mean((rounded - values) ** 2) / np.mean(values**2)))

@@ -13,7 +13,7 @@ from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report.loading import Unquantized
 from quant_llm_ros.report.samples import clusters, Floats, Granularity, relative_error, Samples
 
-_MOST = 200_000
+_MOST = 2_000_000  # weights, which is more than a picture shows
 
 
 def take_samples(recipe: Recipe, source_sha256: str, progress: Callable[[float], None]) -> Samples:
@@ -38,14 +38,16 @@ def take_samples(recipe: Recipe, source_sha256: str, progress: Callable[[float],
     layer = f"model.layers.{config.layers // 2}.mlp.down_proj.weight"
     weight = model.decoder.get_parameter(layer).data
     values = weight.flatten().double().numpy()
+    # The largest decides the range, so it must be among those that are looked at.
+    looked_at = np.append(values[:: -(-len(values) // _MOST)], values[np.abs(values).argmax()])
     tokens, ranges = _ranges(model, layer.removesuffix(".weight"))
     progress(0.4)
     kinds, errors = _errors(model, recipe, lambda part: progress(0.4 + 0.6 * part))
     return Samples(
         layer=layer,
-        weights=values[:: max(1, len(values) // _MOST)],
+        weights=looked_at,
         granularities=_granularities(weight),
-        centres=clusters(values[:: max(1, len(values) // _MOST)], 16),
+        centres=clusters(looked_at, 16),
         tokens=tokens,
         ranges=ranges,
         rows=tuple(range(config.layers)),

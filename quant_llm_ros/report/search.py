@@ -114,7 +114,7 @@ def search(
     def bits(mixture: Mixture) -> int:
         return base + sum(effects[g][c].bits for g, c in enumerate(mixture))
 
-    least = bits(tuple(min(range(len(row)), key=lambda c, r=row: r[c].bits) for row in effects))
+    least = bits(tuple(map(smallest, effects)))
     if budget.name == SIZE and least / 8e6 > budget.limit:
         raise RecipeError(
             f"nothing fits {budget}: the smallest mixture of these choices takes "
@@ -192,6 +192,11 @@ def write_found(
     return write_recipe({**settings, "name": output.stem}, recipe, output, head)
 
 
+def smallest(effects: Sequence[Effect]) -> int:
+    """Give the number of the choice that takes the fewest bits."""
+    return min(range(len(effects)), key=lambda choice: effects[choice].bits)
+
+
 def greedy(effects: Sequence[Sequence[Effect]], most_bits: float, power: float = 1.0) -> Mixture:
     """Spend bits where each saves most, as if the divergences of groups added up.
 
@@ -203,7 +208,7 @@ def greedy(effects: Sequence[Sequence[Effect]], most_bits: float, power: float =
     Returns:
         A mixture that starts with every group's smallest choice.
     """
-    mixture = [min(range(len(row)), key=lambda c, r=row: r[c].bits) for row in effects]
+    mixture = [smallest(row) for row in effects]
     left = most_bits - sum(row[c].bits for row, c in zip(effects, mixture, strict=True))
     while True:
         best, gain = None, 0.0

@@ -154,6 +154,13 @@ def png(drawn: Any, path: Path) -> None:
     drawn.savefig(path, dpi=150, metadata={"Software": None})
 
 
+def beside_bar(axes: Any, length: float, place: float, text: str) -> None:
+    """Write a figure at the end of a horizontal bar."""
+    axes.annotate(
+        text, (length, place), (5, 0), textcoords="offset points", va="center", color=INK
+    )
+
+
 def label_points(
     axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]
 ) -> None:
@@ -185,6 +192,8 @@ def label_points(
                 axes.annotate(
                     name, (x, y), (dx, dy), textcoords="offset points", fontsize=size,
                     color=colour, ha=align, va="center", annotation_clip=False,
+                    # From further away a line shows which point is meant.
+                    arrowprops={"arrowstyle": "-", "color": GRID} if abs(dy) > 12 else None,
                 )  # fmt: skip
                 taken.append(box)
                 break

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from quant_llm_ros.report.style import (
+    beside_bar,
     BLUE,
     figure,
     FONT_PT,
@@ -118,7 +119,7 @@ def energy(found: Sequence[Point]) -> Any:
     joules = [row.joules or 0.0 for row in rows]
     axes.barh(places, joules, 0.62, color=BLUE)
     for place, value in zip(places, joules, strict=True):
-        axes.text(value, place, f"  {value:.3g} J", va="center", color=INK)
+        beside_bar(axes, value, place, f"{value:.3g} J")
     axes.set_yticks(places, [row.name for row in rows])
     axes.tick_params(axis="y", labelcolor=INK, length=0)
     axes.set(xticks=[], xlim=(0, max(joules) * 1.15), xlabel="energy of a decision")
@@ -137,7 +138,7 @@ def losses(logs: Sequence[TrainingLog]) -> Any:
         colour = _CURVES[number % len(_CURVES)]
         style = "-" if number < len(_CURVES) else "--"
         if len(log.steps) == 1:
-            axes.axhline(log.losses[0], color=colour, linewidth=1.2, linestyle=style)
+            axes.hlines(log.losses, 0, last, color=colour, linewidth=1.4, linestyles=style)
         else:
             axes.plot(log.steps, log.losses, style, color=colour, linewidth=1.8)
             rounding = log.rounding_step

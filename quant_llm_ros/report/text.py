@@ -67,11 +67,11 @@ STAIRCASE = Section(
     "staircase",
     "Rounding: 16 steps for a million weights",
     (
-        "Above, in grey, how often each value occurs among the weights of one matrix of the "
+        "The upper half of the picture shows, in grey, how often each value occurs among the weights of one matrix of the "
         "model. 4 bits can name 16 values. The plainest choice is an even grid that just reaches "
-        "the largest weight (<em>min-max, symmetric</em>): value = code × scale. Below, the "
-        "staircase that follows: whatever lies on one tread is stored as its height. The shaded "
-        "gap is the error, at most half a step.",
+        "the largest weight (<em>min-max, symmetric</em>): value = code × scale. The lower half "
+        "is the staircase that follows: whatever lies on one tread is stored as its height. The "
+        "shaded gap is the error, at most half a step.",
         "The weights are bunched around zero, and a few large ones stretch the grid. So most "
         "of the levels stand where there is hardly a weight. Everything after this is about that "
         "mismatch: a grid for fewer weights at a time, levels that are not even, a range that "

@@ -8,12 +8,14 @@ import numpy as np
 
 from quant_llm_ros.report.samples import (
     Floats,
+    levels_of_most,
     nearest_level,
     relative_error,
     Samples,
     uniform_levels,
 )
 from quant_llm_ros.report.style import (
+    beside_bar,
     BLUE,
     figure,
     FONT_PT,
@@ -42,10 +44,8 @@ def staircase(samples: Samples) -> Any:
     top.vlines(levels, 0, heights.max() * 1.02, color=BLUE, linewidth=0.9)
     top.set(yticks=[], ylim=(0, heights.max() * 1.22))
     top.spines["left"].set_visible(False)
-    step = levels[1] - levels[0]
-    used = np.mean(np.abs(weights) < 2.5 * step)
     top.text(
-        0.0, 1.0, f"{used:.0%} of the weights lie on the 5 levels in the middle",
+        0.0, 1.0, f"99 % of the weights lie on {levels_of_most(weights, levels)} of the 16 levels",
         transform=top.transAxes, va="top", color=INK,
     )  # fmt: skip
     top.text(
@@ -60,10 +60,10 @@ def staircase(samples: Samples) -> Any:
     bottom.set(xlabel=f"weight of {samples.layer}", ylabel="after rounding")
     at = levels[3]
     bottom.annotate(
-        "what is stored", (at, at), (0, 22), textcoords="offset points", color=BLUE, ha="right"
+        "what is stored", (at, at), (-4, 10), textcoords="offset points", color=BLUE, ha="right"
     )
     bottom.annotate(
-        "rounding error", (levels[11], levels[11]), (16, -22), textcoords="offset points",
+        "rounding error", (levels[11], levels[11]), (14, -14), textcoords="offset points",
         color=ORANGE,
     )  # fmt: skip
     return drawn
@@ -78,7 +78,7 @@ def granularity(samples: Samples) -> Any:
     places = np.arange(len(rows))[::-1]
     axes.barh(places, errors, 0.62, color=BLUE)
     for place, row in zip(places, rows, strict=True):
-        axes.text(row.error, place, f"  {row.error:.1%}", va="center", color=INK)
+        beside_bar(axes, row.error, place, f"{row.error:.1%}")
     axes.set_yticks(places, [f"{row.name} share{_s(row.name)} a scale" for row in rows])
     axes.tick_params(axis="y", labelcolor=INK, length=0)
     axes.set(xticks=[], xlim=(0, max(errors) * 1.12), xlabel="error relative to the weights")
@@ -181,6 +181,7 @@ def layer_errors(samples: Samples) -> Any:
         axes.spines[side].set_visible(False)
     bar = drawn.colorbar(mesh, ax=axes, ticks=[low, high], format="%.3f", pad=0.01, aspect=14)
     bar.outline.set_visible(False)
+    bar.minorticks_off()
     bar.ax.tick_params(length=0)
     bar.set_label("relative error", color=MUTED)
     return drawn
