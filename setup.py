@@ -32,7 +32,7 @@ setup(
     maintainer="quant_llm_ros maintainers",
     maintainer_email="maintainers@quant-llm-ros.invalid",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed"]},
+    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.report": ["page.css"]},
     data_files=data_files(),
     python_requires=">=3.10",
     # What a robot needs besides ROS 2. The engine is an extra, since a robot with a GPU has its
@@ -62,6 +62,7 @@ setup(
             "transformers",
         ],
         "replay": ["rosbags"],
+        "search": ["optuna"],
         "tensorrt": ["cuda-python"],  # TensorRT itself comes with JetPack
         "test": ["pytest", "pytest-timeout"],
     },

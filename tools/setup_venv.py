@@ -35,7 +35,7 @@ PACKAGE = "quant_llm_ros"
 INTERFACES = ROOT / "quant_llm_msgs"
 REQUIREMENTS = {
     name: ROOT / "requirements" / f"{name}.txt"
-    for name in ("ros", "runtime", "quantize", "dev", "model")
+    for name in ("ros", "runtime", "quantize", "bench", "search", "dev", "model")
 }
 # What the installed package's metadata is made from; its Python files are used where they lie.
 PACKAGE_FILES = ("pyproject.toml", "setup.cfg", "setup.py", "package.xml")
@@ -172,7 +172,7 @@ def steps(version: str) -> Iterable[Step]:
     """
     this_file = Path(__file__)
     site_packages = VENV / "lib" / f"python{version}" / "site-packages"
-    files = [REQUIREMENTS[name] for name in ("ros", "runtime", "quantize", "dev")]
+    files = [REQUIREMENTS[name] for name in REQUIREMENTS if name != "model"]
     yield Step(
         "packages",
         "ROS 2, model tools and linters (minutes, the first time)",

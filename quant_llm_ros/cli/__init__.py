@@ -17,7 +17,10 @@ from quant_llm_ros.cli import (
     lint_graph,
     quantize,
     replay,
+    report,
+    search,
     selftest,
+    sweep,
     understand,
     watch,
 )
@@ -44,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
         bench,
         generate,
         finetune,
+        sweep,
+        report,
+        search,
         lint_graph,
     ):
         module.add_parser(subcommands)

@@ -1,0 +1,1 @@
+"""Comparing ways of quantization: the sweep over recipes, the search, and the page about both."""

@@ -1,0 +1,83 @@
+"""One step of a sweep, in a process of its own.
+
+It reads a job, one JSON object, from standard input, and writes JSON lines to standard output: a
+``stage`` with its ``fraction``, and at the end the ``result`` or the ``error``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import sys
+from typing import Any, TextIO, TYPE_CHECKING
+
+from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.errors import QuantLlmError, RecipeError
+from quant_llm_ros.report.measure import measure, peak_memory_mb, Progress, What
+
+if TYPE_CHECKING:
+    from quant_llm_ros.quantize.recipe import Recipe
+
+Build = Callable[["Recipe", Path, Path, Progress], Bundle]
+"""Makes a bundle of a recipe: gets also its folder and the skills."""
+
+
+def work(build: Build) -> int:
+    """Do the job on standard input.
+
+    Args:
+        build: Makes bundles.
+
+    Returns:
+        0, or 1 where it was not done.
+    """
+    # What libraries print, C++ ones too, must not get between the lines that the parent reads.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    job = json.load(sys.stdin)
+    try:
+        result = _measure(job, out) if job["step"] == "measure" else _build(build, job, out)
+    except (QuantLlmError, OSError, MemoryError) as error:
+        _say(out, error=f"{error}" or type(error).__name__)
+        return 1
+    _say(out, result=result)
+    return 0
+
+
+def _say(out: TextIO, **line: Any) -> None:
+    print(json.dumps(line), file=out, flush=True)
+
+
+def _build(build: Build, job: dict[str, Any], out: TextIO) -> dict[str, Any]:
+    try:
+        from quant_llm_ros.quantize.recipe import Recipe
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"making bundles needs the package {error.name!r}; install the extra: "
+            "pip install 'quant_llm_ros[quantize]'"
+        ) from error
+    bundle = build(
+        Recipe.load(job["recipe"]),
+        Path(job["bundle"]),
+        Path(job["skills"]),
+        lambda stage, part: _say(out, stage=stage, fraction=part),
+    )
+    return {
+        **bundle.figures,
+        "name": bundle.name,
+        "target": bundle.target,
+        "parameters": bundle.model.parameters,
+        "source": bundle.model.source,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def _measure(job: dict[str, Any], out: TextIO) -> dict[str, Any]:
+    what = What(**{**job["what"], "datasets": tuple(job["what"]["datasets"])})
+    return measure(
+        Bundle.load(job["bundle"], verify=False),
+        what,
+        lambda stage, part: _say(out, stage=stage, fraction=part),
+    )

@@ -1,0 +1,240 @@
+"""The page: self-contained, complete where something is missing, and right in its arithmetic."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+import re
+
+import numpy as np
+import pytest
+from tiny_models import build_tiny, make_folder
+
+from quant_llm_ros.errors import CheckpointError, DatasetError
+from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.report.page import write_page
+from quant_llm_ros.report.samples import clusters, nearest_level, relative_error, uniform_levels
+from quant_llm_ros.report.sweep_pictures import points
+from quant_llm_ros.report.text import CONTENTS
+from quant_llm_ros.report.training_log import read_log
+
+NAME = "<script>alert(1)</script>&"
+SENSITIVITIES = {
+    "groups": ["model.embed_tokens.weight", "model.layers.0.mlp.*"],
+    "choices": [{"method": "uniform", "bits": 4}, {"method": "uniform", "bits": 8}],
+    "effects": [[{"kl_nats": 0.1}, {"kl_nats": 0.001}], [{"kl_nats": 0.2}, {"kl_nats": 0.002}]],
+}
+
+
+def row(
+    name: str, right: float, size_mb: float, ms: float, joules: float | None = None, **changes
+):
+    """A row of a sweep."""
+    confusion = [{"meant": "pick; place", "decided": "pick", "n": 2}]
+    classes = {"command": {"n": 8, "right": 6}, NAME: {"n": 2, "right": 2}}
+    measured = {
+        "skills_exact": right,
+        "all_exact": right,
+        "right": right,
+        "perplexity": None,
+        "peak_memory_mb": 10.0,
+        "prefill_ms": 1.0,
+        "decode_ms": 1.0,
+        "decision_ms": ms,
+        "decisions": 10,
+        "joules_per_decision": joules,
+        "energy_sensor": "RAPL package-0" if joules else "no sensor",
+        "datasets": {"set": {"classes": classes, "confusion": confusion}},
+    }
+    build = {"bits_per_weight": size_mb / 2, "parameters": 16e6, "target": "ort"}
+    return {"name": name, "error": None, "build": build, "measured": measured, **changes}
+
+
+def sweep(*rows):
+    machine = {"model": "a processor", "cores": 2, "architecture": "x86_64"}
+    return {"machine": machine, "what": {}, "rows": list(rows)}
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in their order, and collects what a browser would fetch."""
+
+    VOID = ("meta", "path", "use", "rect", "image", "stop", "line")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href") and not value.startswith(("#", "data:")):
+                self.fetched.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A bundle and its recipe."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "model").mkdir()
+    make_folder(folder / "model")
+    bundle = build_tiny(folder, folder / "model")
+    return bundle, Recipe.load(folder / "bundle.yaml")
+
+
+def write(tiny, folder: Path, document, **changes) -> str:
+    bundle, recipe = tiny
+    output = folder / "report.html"
+    settings = {"pictures": folder / "png", "progress": lambda what, part: None, **changes}
+    write_page(output, bundle, recipe, document, **settings)
+    return output.read_text()
+
+
+def test_the_whole_page(tiny, tmp_path):
+    """One file with every section; names of files are text and no code."""
+    log = tmp_path / "log"
+    log.write_text(
+        "  0 % step 10: loss 1.2, held-out loss 1.5000, held-out exact 10.0%\n"
+        "step 20: loss 0.9, held-out loss 1.0000, held-out exact 20.0%, rounded\n"
+    )
+    rows = [row("tiny", 0.8, 8.0, 5.0, 0.2), row(NAME, 0.9, 64.0, 9.0, 0.4)]
+    rows.append({"name": "broken", "error": f"no {NAME}", "build": None, "measured": None})
+    text = write(
+        tiny,
+        tmp_path,
+        sweep(*rows),
+        logs=[read_log(f"QAT={log}")],
+        sensitivities=SENSITIVITIES,
+    )
+    page = Page(text)
+    assert page.fetched == []
+    assert {about.name for about in CONTENTS} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert "script" not in page.tags
+    assert "url(http" not in text
+    assert text.count("<svg") == 10
+    assert 'class="absent"' not in text
+    assert "prefers-color-scheme:dark" in text
+    # Every colour of a picture is a variable of the page, so that it has a dark form.
+    assert not re.findall(r"(?:fill|stroke): #", text)
+    pictures = sorted(path.stem for path in (tmp_path / "png").iterdir())
+    without = {"confusion", "table"}
+    assert pictures == sorted({about.name for about in CONTENTS} - without)
+    for path in (tmp_path / "png").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_not_given_is_said(tiny, tmp_path):
+    text = write(tiny, tmp_path, sweep(row("other", 1.0, 8.0, 5.0)))
+    assert "Not given. `quant_llm search --sensitivities" in text
+    assert "Not given. Give what `quant_llm finetune` printed" in text
+    assert "No sensor. The machine of the sweep has no energy sensor" in text
+
+
+def test_a_sweep_in_which_all_failed(tiny, tmp_path):
+    failed = {"name": "broken", "error": "no luck", "build": None, "measured": None}
+    text = write(tiny, tmp_path, sweep(failed))
+    assert "failed: no luck" in text
+    assert text.count("The sweep has no measured row.") == 3
+
+
+def test_another_model_is_refused(tiny, tmp_path):
+    bundle, _ = tiny
+    (tmp_path / "model").mkdir()
+    make_folder(tmp_path / "model", intermediate_size=64)
+    build_tiny(tmp_path, tmp_path / "model", "other")
+    with pytest.raises(CheckpointError, match="the bundle was made from another checkpoint"):
+        write((bundle, Recipe.load(tmp_path / "other.yaml")), tmp_path, sweep())
+
+
+def test_the_front():
+    """Better in one of size, time and accuracy, worse in none; a failed row is no point."""
+    rows = [
+        row("large", 0.9, 64, 9.0),
+        row("small", 0.8, 8, 5.0),
+        row("slower", 0.8, 8, 6.0),
+        row("worse", 0.7, 8, 5.0),
+        row("fast", 0.7, 64, 1.0),
+        row("twin", 0.9, 64, 9.0),
+        {"name": "broken", "build": None, "measured": None},
+    ]
+    assert [p.name for p in points(rows) if p.best] == ["large", "small", "fast", "twin"]
+
+
+def test_levels_and_rounding():
+    values = np.array([-0.5, 0.07, 0.7])
+    levels = uniform_levels(values, 4)
+    assert levels == pytest.approx(np.arange(-8, 8) * 0.1)
+    assert nearest_level(values, levels) == pytest.approx([-0.5, 0.1, 0.7])
+    assert relative_error(np.array([3.0, 4.0]), np.array([3.0, 3.0])) == pytest.approx(0.2)
+
+
+def test_clusters_are_where_the_values_are():
+    values = np.concatenate([np.full(50, -3.0), np.full(5, 0.0), np.full(9, 1.0), np.full(40, 8)])
+    assert clusters(values, 4) == pytest.approx([-3, 0, 1, 8])
+    normal = np.random.default_rng(0).standard_normal(20_000)
+    own = relative_error(normal, nearest_level(normal, clusters(normal, 16)))
+    even = relative_error(normal, nearest_level(normal, uniform_levels(normal, 4)))
+    # The least error of 16 levels for a normal distribution is 0.0977 (Max 1960, table I).
+    assert own == pytest.approx(0.0977, abs=0.003)
+    assert own < even
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "losses", "rounding"),
+    [
+        ("step 5: loss 1.0, held-out loss 0.50, held-out exact 1.0%", (5,), (0.5,), None),
+        (
+            "noise\nstep 2: loss 1, held-out loss 0.4, held-out exact 1.0%, rounded\n"
+            "step 1: loss 1, held-out loss 0.9, held-out exact 1.0%\n",
+            (1, 2),
+            (0.9, 0.4),
+            2,
+        ),
+        (
+            '{"step": 3, "held_out_loss": 0.25, "rounding": true}\n{"step": "x"}\n{',
+            (3,),
+            (0.25,),
+            3,
+        ),
+    ],
+)
+def test_training_logs(tmp_path, text, steps, losses, rounding):
+    (tmp_path / "log").write_text(text)
+    log = read_log(f"a name={tmp_path / 'log'}")
+    assert (log.name, log.steps, log.losses, log.rounding_step) == (
+        "a name",
+        steps,
+        losses,
+        rounding,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("nowhere", "is not of the form NAME=FILE"),
+        ("x=nowhere.log", "nowhere.log: No such file"),
+        (f"x={__file__.replace('test_report.py', 'data/README.md')}", "has no line «step N"),
+    ],
+)
+def test_wrong_training_logs(argument, says):
+    with pytest.raises(DatasetError, match=says):
+        read_log(argument)
