@@ -49,7 +49,12 @@ def of(name: str, snapshot: Snapshot, **roots: Path) -> Health:
         ("Engine", {"load": Load()}, Level.OK, "ready"),
         ("Engine", {"load": Load(busy=True, silent_s=0.1)}, Level.OK, "busy"),
         ("Engine", {"load": Load(stalled="it stalled")}, Level.ERROR, "it stalled"),
-        ("Engine", {"hanging": 2}, Level.WARN, "2 threads hang"),
+        (
+            "Engine",
+            {"hanging": 2},
+            Level.WARN,
+            "hold its memory: 2",
+        ),
         ("Queue", {"load": Load(waiting=3)}, Level.OK, "3 of 16 wait"),
         ("Queue", {"load": Load(waiting=16)}, Level.WARN, "full"),
         ("Deadlines", {}, Level.OK, "0 of 0 missed"),

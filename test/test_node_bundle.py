@@ -12,7 +12,16 @@ import signal
 import threading
 import time
 
-from node_harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Harness, running, wait_for
+from node_harness import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    Harness,
+    LOAD_S,
+    running,
+    wait_for,
+)
 import pytest
 
 from quant_llm_msgs.msg import Decision, KnownName, KnownNames
@@ -53,7 +62,9 @@ def test_hot_swap_under_load_loses_no_command(
     probe.wait_active()
     probe.known_names.publish(KnownNames(places=[KnownName(name="kitchen")]))
     wait_for(
-        lambda: probe.ask("go to the garage").status == Decision.STATUS_CLARIFY, 30.0, "the names"
+        lambda: probe.ask("go to the garage").status == Decision.STATUS_CLARIFY,
+        LOAD_S,
+        "the names",
     )
     probe.ask("stop")
     before_mb = process.memory_mb()
@@ -66,20 +77,20 @@ def test_hot_swap_under_load_loses_no_command(
         while not done.is_set():
             sent.append(f"bring me the red cup number {len(sent)} from the kitchen")
             probe.send(sent[-1])
-            wait_for(lambda: len(probe.decisions) > len(sent) - 4, 60.0, "the queue to empty")
+            wait_for(lambda: len(probe.decisions) > len(sent) - 4, LOAD_S, "the queue to empty")
 
     talker = threading.Thread(target=talk)
     talker.start()
     try:
         response = probe.load_bundle(str(other))
         asked = len(sent)
-        wait_for(lambda: len(sent) > asked + 4, 60.0, "commands to the new bundle")
+        wait_for(lambda: len(sent) > asked + 4, LOAD_S, "commands to the new bundle")
     finally:
         done.set()
         talker.join()
     assert (response.success, response.message) == (True, "")
     assert (response.info.name, response.info.path) == ("other", str(other))
-    wait_for(lambda: probe.bundles[-1].name == "other", 10.0, "the topic bundle")
+    wait_for(lambda: probe.bundles[-1].name == "other", LOAD_S, "the topic bundle")
     decisions = probe.wait_decisions(len(sent))
     assert [d.text for d in decisions] == sent  # each once, in order
     assert not {d.status for d in decisions} & {Decision.STATUS_ERROR, Decision.STATUS_CANCELLED}
@@ -88,7 +99,7 @@ def test_hot_swap_under_load_loses_no_command(
     )
     assert probe.ask("go to the garage").status == Decision.STATUS_CLARIFY  # still knows the names
     # The old model is gone: two of them take over 200 MB more.
-    wait_for(lambda: process.memory_mb() < before_mb + 120.0, 10.0, "the old model to be freed")
+    wait_for(lambda: process.memory_mb() < before_mb + 120.0, LOAD_S, "the old model to be freed")
 
     # What fails leaves everything as it is, and says why.
     for path, reason in (
@@ -131,7 +142,7 @@ def test_signal_while_another_bundle_is_loaded(
             probe.load_bundle(str(other))
 
     threading.Thread(target=call, daemon=True).start()
-    process.wait_log("beside the present one", 30.0)
+    process.wait_log("beside the present one", LOAD_S)
     time.sleep(0.2)
     process.process.send_signal(signal.SIGINT)
     assert process.process.wait(10.0) == 0

@@ -147,7 +147,7 @@ def test_with_too_many_hanging_threads_it_asks_for_a_new_process(
     for thread in node._hung:
         thread.start()
     assert node.trigger_configure() == FAILURE
-    assert "3 threads hang in the model" in capfd.readouterr().err
+    assert "threads hang in the model and hold its memory, 3 of them" in capfd.readouterr().err
     assert not node.end(1.0)  # the process may not wait for them
     go_on.set()
     for thread in node._hung:

@@ -8,7 +8,7 @@ from pathlib import Path
 import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from node_harness import ABORTED, Probe, running, SUCCEEDED, wait_for
+from node_harness import ABORTED, LOAD_S, Probe, running, SUCCEEDED, wait_for
 import pytest
 from rclpy.qos import LivelinessPolicy
 
@@ -52,7 +52,7 @@ def test_the_latest_command_wins(robot: Probe) -> None:
 
 def test_heartbeat(robot: Probe) -> None:
     robot.heartbeats.clear()
-    wait_for(lambda: len(robot.heartbeats) >= 3, 10.0, "heartbeats")
+    wait_for(lambda: len(robot.heartbeats) >= 3, LOAD_S, "heartbeats")
     assert {h.state for h in robot.heartbeats[:3]} <= {Heartbeat.STATE_IDLE, Heartbeat.STATE_BUSY}
     (publisher,) = robot.publishers("heartbeat")
     assert publisher.qos_profile.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC
@@ -60,7 +60,7 @@ def test_heartbeat(robot: Probe) -> None:
 
 
 def test_diagnostics(robot: Probe, bundle_path: Path) -> None:
-    wait_for(lambda: robot.status("Deadlines"), 10.0, "the diagnostics")
+    wait_for(lambda: robot.status("Deadlines"), LOAD_S, "the diagnostics")
     names = ("Lifecycle", "Engine", "Bundle", "Queue", "Deadlines", "Memory")
     found = {name: robot.status(name) for name in names}
     assert all(found.values())

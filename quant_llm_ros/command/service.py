@@ -277,7 +277,6 @@ class CommandService:
         reason = f"the model stalled: no sign of life for {self.stall_timeout_s:g} s"
         if not self._leave_behind(Status.ERROR, reason, command):
             return
-        _LOG.error("%s, in command %d", reason, command.id)
         with self._changed:
             self._stalled = reason
             waiting = list(self._waiting)

@@ -137,7 +137,7 @@ def _engine(now: Snapshot) -> Health:
         if now.load.stalled:
             return Health("Engine", Level.ERROR, now.load.stalled, values)
     if now.hanging:
-        message = f"{now.hanging} threads hang in a model and hold its memory"
+        message = f"threads that hang in a model and hold its memory: {now.hanging}"
         return Health("Engine", Level.WARN, message, values)
     if now.understander is None:
         return Health("Engine", Level.WARN, "no model is loaded", values)

@@ -43,6 +43,7 @@ _MOST_IN_FLIGHT = 300
 _START_LIMIT_S = 300.0
 _ANSWER_LIMIT_S = 120.0
 _TWICE_S = 2.0
+_STOP_LIMIT_S = 30.0
 _SAMPLES = 200
 
 
@@ -142,6 +143,7 @@ def _run(bundle: Bundle, commands: int, chance: random.Random, policy: str) -> d
 
     folder = str(bundle.path.resolve()).replace("'", "''")
     parameters = [f"bundle:='{folder}'", "autostart:=true", f"queue_policy:={policy}"]
+    parameters.append("stall_timeout_s:=600.0")  # times are not what this is about
     tally = Tally()
     with tempfile.TemporaryFile() as log, Client() as client:
         node = NodeProcess(parameters, log)
@@ -159,7 +161,7 @@ def _run(bundle: Bundle, commands: int, chance: random.Random, policy: str) -> d
                 _take(client, tally, end_s - time.monotonic())
             took_s = time.monotonic() - started_s - _TWICE_S
         finally:
-            status = node.stop()
+            status = node.stop(_STOP_LIMIT_S)
     return {**tally.report(), "seconds": round(took_s, 1), "node_status": status}
 
 

@@ -102,9 +102,10 @@ class UnderstandingNode(ManagedNode):
         """Verify, load and self-test the bundle; publish what is served."""
         self._table.require_valid()
         settings = self._table.settings
-        if self._hanging() >= _MOST_HUNG:
+        hanging = self._hanging()
+        if hanging >= _MOST_HUNG:
             raise EngineError(
-                f"{self._hanging()} threads hang in the model and hold their memory; start the "
+                f"threads hang in the model and hold its memory, {hanging} of them; start the "
                 "process anew"
             )
         self.get_logger().info(f"loading the bundle {settings.bundle} ...")
@@ -241,20 +242,19 @@ class UnderstandingNode(ManagedNode):
                 response.info = self._info(self._understander)
         if not response.success:
             response.message = messages.sendable(response.message)
-            self.get_logger().error(
-                f"cannot change the bundle: {response.message}; "
-                f"'{response.info.name}' is served as before"
-            )
+            self.get_logger().error(f"nothing has changed: {response.message}")
         return response
 
     def _change_to(self, bundle: str, skills: str) -> None:
         with self._lock:
             old = self._understander
+        if old is None:
+            raise QuantLlmError("the node serves nothing yet; set 'bundle' and configure it")
         self.get_logger().info(f"loading the bundle {bundle} beside the present one ...")
         new = open_understander(self._table.settings, bundle, skills)
         with self._lock:
             dispatcher = self._dispatcher
-            if old is None or dispatcher is None or self._understander is not old or self._ending:
+            if dispatcher is None or self._understander is not old or self._ending:
                 new.close()
                 raise QuantLlmError("the node was cleaned up meanwhile; configure it again")
             if self._known is not None:
@@ -266,10 +266,10 @@ class UnderstandingNode(ManagedNode):
         if dispatcher.replace(new):
             old.close()
         del old
-        return_memory()
         with self._lock:
             if self._understander is new:
                 self._announce(new)
+        return_memory()
 
     def _announce(self, understander: Understander) -> None:
         info = self._info(understander)
