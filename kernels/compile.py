@@ -3,8 +3,7 @@
     python kernels/compile.py --output cubins
 
 writes a cubin of each kernel for each GPU and prints, as one JSON list, what each takes: registers
-of a thread, bytes that did not fit into them (spills), shared memory, threads of a program. The
-assembler that comes with Triton is the source of these figures.
+of a thread, bytes that did not fit into them (spills), shared memory, threads of a program.
 """
 
 from __future__ import annotations
@@ -64,39 +63,36 @@ def compile_kernel(
         "chip": chip,
         "threads": THREADS,
         "shared_bytes": compiled.metadata.shared,
-        **resources(compiled.asm["ptx"], chip),
+        **resources(compiled.asm["cubin"]),
         "cubin_bytes": len(compiled.asm["cubin"]),
     }
     return compiled.asm["cubin"], report
 
 
-def resources(ptx: str, chip: int) -> dict[str, int]:
-    """Let the assembler say what a kernel takes.
+def resources(cubin: bytes) -> dict[str, int]:
+    """Read what a kernel takes out of its cubin.
 
     Returns:
-        ``registers`` of a thread, and ``spill_bytes`` that are stored and loaded for lack of them.
+        ``registers`` of a thread; ``spill_bytes`` of its stack, where goes what did not fit into
+        them.
     """
-    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    # Triton has a second assembler for the chips from 100 on.
-    blackwell = folder / "ptxas-blackwell"
-    assembler = blackwell if chip >= 100 and blackwell.exists() else folder / "ptxas"
-    target = re.search(r"^\.target (\S+)", ptx, re.MULTILINE)
-    name = target.group(1).rstrip(",") if target else f"sm_{chip}"
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
         file.flush()
-        done = subprocess.run(
-            [assembler, "-v", f"--gpu-name={name}", "-o", "/dev/null", file.name],
+        said = subprocess.run(
+            [program, "--dump-resource-usage", file.name],
             capture_output=True,
             text=True,
             check=True,
-        )
-    said = done.stderr + done.stdout
-    registers = re.search(r"Used (\d+) registers", said)
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
-    if registers is None:
-        raise RuntimeError(f"the assembler did not say how many registers are used: {said}")
-    return {"registers": int(registers.group(1)), "spill_bytes": sum(map(int, spills))}
+        ).stdout
+    used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said)}
+    if "REG" not in used:
+        raise RuntimeError(f"{program} does not say how many registers are used: {said}")
+    return {
+        "registers": used["REG"],
+        "spill_bytes": used.get("STACK", 0) + used.get("LOCAL", 0),
+    }
 
 
 def main() -> int:
