@@ -80,7 +80,7 @@ def test_training_brings_the_rounded_model_back(
     losses = []
     for _ in range(120):
         loss = (model(x) - wanted).square().mean()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
