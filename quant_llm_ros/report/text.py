@@ -68,9 +68,9 @@ STAIRCASE = Section(
     "Rounding: 16 steps for a million weights",
     (
         "The upper half of the picture shows, in grey, how often each value occurs among the "
-        "weights of one matrix of the model. 4 bits can name 16 values. The plainest "
-        "choice is an even grid that just reaches "
-        "the largest weight (<em>min-max, symmetric</em>): value = code × scale. The lower half "
+        "weights of one matrix of the model. 4 bits can name 16 values. The plainest choice is an "
+        "even grid that just reaches the largest weight (<em>min-max, symmetric</em>): value = "
+        "code × scale. The lower half "
         "is the staircase that follows: whatever lies on one tread is stored as its height. The "
         "shaded gap is the error, at most half a step.",
         "The weights are bunched around zero, and a few large ones stretch the grid. So most "
