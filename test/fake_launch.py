@@ -81,9 +81,11 @@ def faked(repository: Path) -> Iterator[None]:
     modules = {name: types.ModuleType(name) for name in (*MEMBERS, *_INDEX)}
     for name, module in modules.items():
         vars(module).update(MEMBERS.get(name, {}))
-    modules[_INDEX[1]].get_package_share_directory = lambda package: (  # type: ignore[attr-defined]
-        str(repository) if package == "quant_llm_ros" else f"/share/{package}"
-    )
+
+    def share_of(package: str) -> str:
+        return str(repository) if package == "quant_llm_ros" else f"/share/{package}"
+
+    vars(modules[_INDEX[1]])["get_package_share_directory"] = share_of
     before = {name: sys.modules.pop(name, None) for name in (*modules, SHARED)}
     sys.modules.update(modules)
     try:
