@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 def build(recipe: Recipe, output: Path, skills: Path, progress: Progress) -> Bundle:
     """Build a bundle; see ``quantize.build.build_bundle``."""
+    from quant_llm_ros.cli.calibration import command_source
     from quant_llm_ros.quantize.build import build_bundle
 
-    return build_bundle(recipe, output, skills=skills, progress=progress)
+    return build_bundle(
+        recipe,
+        output,
+        skills=skills,
+        progress=progress,
+        commands=command_source(examples=recipe.prompt_examples == "always"),
+    )

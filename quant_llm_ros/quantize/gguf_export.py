@@ -19,6 +19,7 @@ from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.checkpoint import Checkpoint
 from quant_llm_ros.quantize.decoder import DecoderConfig
+from quant_llm_ros.quantize.graph_weights import as_blocks
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.tensors import QuantizedTensor
 
@@ -62,6 +63,12 @@ def write_gguf(recipe: Recipe, path: Path) -> None:
             writer.add_tensor(target, np.ascontiguousarray(rows))
             continue
         quantized = quantizer(weight)
+        if not quantized.is_integer or quantized.zero_points is not None:
+            raise RecipeError(
+                f"{recipe.file}: {name} is not on a symmetric even grid; llama.cpp takes the "
+                "weights of methods such as uniform"
+            )
+        quantized = as_blocks(quantized) or quantized
         if quantized.block != _BLOCK:
             raise RecipeError(
                 f"{recipe.file}: {name} has blocks of {quantized.block}; llama.cpp takes blocks "
@@ -89,6 +96,7 @@ def _packed(quantized: QuantizedTensor) -> NDArray[np.uint8]:
     """
     out, inputs = quantized.shape
     blocks = inputs // _BLOCK
+    assert quantized.scales is not None
     scales = quantized.scales.to(torch.float16).numpy().reshape(out, blocks, 1).view(np.uint8)
     codes = quantized.codes.numpy().reshape(out, blocks, _BLOCK)
     if quantized.bits == 4:
