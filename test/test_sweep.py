@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_models import make_folder, recipe_text, SKILLS
+from tiny_models import make_folder, recipe_text
 
 from quant_llm_ros.cli.sweep import find_recipes
 from quant_llm_ros.errors import DatasetError, QuantLlmError, RecipeError
@@ -24,6 +24,20 @@ DATASET = (
     '{"text": "go to the kitchen", "calls": [{"skill": "go_to"}], "class": "command"}\n'
     '{"text": "stop", "calls": [{"skill": "stop"}], "class": "stop"}\n'
 )
+
+
+# Few enough for the context of a tiny model.
+SKILLS = """
+version: 1
+name: cart
+skills:
+  go_to:
+    description: drive to a place
+    arguments:
+      place: {type: place}
+    examples:
+      - {say: go to the dock, calls: go_to(place=dock)}
+"""
 
 
 class Uniform:
@@ -52,12 +66,17 @@ def folder(tmp_path_factory) -> Path:
     """A tiny model, its recipes, a dataset and a text."""
     path = tmp_path_factory.mktemp("tiny")
     (path / "model").mkdir()
-    make_folder(path / "model")
-    (path / "four.yaml").write_text(recipe_text(Path("model")))
+    make_folder(path / "model", max_position_embeddings=2048)
+    (path / "four.yaml").write_text(recipe_text(Path("model"), context_length=2048))
     wrong = {"method": "uniform", "bits": 4, "block": 256}
-    (path / "wrong.yaml").write_text(recipe_text(Path("model"), quantize=wrong))
-    (path / "device.yaml").write_text(recipe_text(Path("model"), target="tensorrt"))
+    (path / "wrong.yaml").write_text(
+        recipe_text(Path("model"), quantize=wrong, context_length=2048)
+    )
+    (path / "device.yaml").write_text(
+        recipe_text(Path("model"), target="tensorrt", context_length=2048)
+    )
     (path / "set.jsonl").write_text(DATASET)
+    (path / "skills.yaml").write_text(SKILLS)
     (path / "text.txt").write_text("Bring me the red cup from the kitchen. " * 20)
     return path
 
@@ -65,7 +84,7 @@ def folder(tmp_path_factory) -> Path:
 def sweep(folder: Path, output: Path, **changes) -> Sweep:
     settings = {"text": str(folder / "text.txt"), "windows": 2, "window": 64, "threads": 1}
     what = What(datasets=(str(folder / "set.jsonl"),), **settings)
-    return Sweep(output, what, SKILLS, **changes)
+    return Sweep(output, what, folder / "skills.yaml", **changes)
 
 
 def test_perplexity_is_that_of_the_formula():
@@ -138,17 +157,18 @@ def test_rows(folder, tmp_path):
 
 def test_a_row_is_old_when_anything_it_was_made_from_changes(folder, tmp_path):
     recipe, what = folder / "four.yaml", sweep(folder, tmp_path).what
+    skills = folder / "skills.yaml"
     other = tmp_path / "four.yaml"
     other.write_text(recipe.read_text().replace("path: model", f"path: {folder / 'model'}"))
-    before = fingerprint(recipe, what, SKILLS)
-    assert fingerprint(recipe, what, SKILLS) == before
-    assert fingerprint(other, what, SKILLS) != before
+    before = fingerprint(recipe, what, skills)
+    assert fingerprint(recipe, what, skills) == before
+    assert fingerprint(other, what, skills) != before
     for file in ("set.jsonl", "text.txt", "model/config.json"):
         content = (folder / file).read_bytes()
         (folder / file).write_bytes(content + b"\n")
-        assert fingerprint(recipe, what, SKILLS) != before, file
+        assert fingerprint(recipe, what, skills) != before, file
         (folder / file).write_bytes(content)
-    assert fingerprint(recipe, what, SKILLS) == before
+    assert fingerprint(recipe, what, skills) == before
 
 
 @pytest.mark.parametrize(

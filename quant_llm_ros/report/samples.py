@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDS = 30
+_ROUNDS = 100
 
 Floats = NDArray[np.float64]
 

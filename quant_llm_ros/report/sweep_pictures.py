@@ -100,8 +100,7 @@ def front(found: Sequence[Point]) -> Any:
         _scatter(axes, found, values)
         axes.set_xlabel(unit)
     sizes = [point.size_mb for point in found]
-    _log_ticks(pair[0], sizes, (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000,
-                                     2000, 5000))  # fmt: skip
+    _log_ticks(pair[0], sizes, [step * 10**power for power in range(-1, 4) for step in (1, 2, 5)])
     pair[1].set_xlim(0, max(point.decision_ms for point in found) * 1.3)
     pair[0].set_ylabel("everything right, %")
     drawn.draw_without_rendering()

@@ -144,8 +144,9 @@ ERRORS = Section(
     "Error by layer",
     (
         "What the bundle's own recipe does to each matrix: the root mean square of the rounding "
-        "error, relative to the weights. Dark is much. A row that is dark throughout is a kind "
-        "of matrix with wide tails, a dark column a layer that was trained to extremes.",
+        "error, relative to the weights. What stands out from the page is much. A row that "
+        "stands out is a kind of matrix with wide tails, a column a layer that was trained to "
+        "extremes.",
         "An error of the weights is not yet an error of the model: that depends on what the "
         "layer's inputs are and on what comes after it. The next picture asks the model itself.",
     ),

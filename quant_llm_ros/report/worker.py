@@ -18,9 +18,9 @@ from quant_llm_ros.errors import QuantLlmError, RecipeError
 from quant_llm_ros.report.measure import measure, peak_memory_mb, Progress, What
 
 if TYPE_CHECKING:
-    from quant_llm_ros.quantize.recipe import Recipe
+    from quant_llm_ros.quantize import recipe as recipes
 
-Build = Callable[["Recipe", Path, Path, Progress], Bundle]
+Build = Callable[["recipes.Recipe", Path, Path, Progress], Bundle]
 """Makes a bundle of a recipe: gets also its folder and the skills."""
 
 
