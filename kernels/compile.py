@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 import re
 import subprocess
 import sys
 import tempfile
 from typing import Any
+
+# As Triton 3.9 does by itself, but then it warns that 3.10 will not.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import gemv_codebook
 import gemv_w4a16
