@@ -18,9 +18,6 @@ import sys
 import tempfile
 from typing import Any
 
-# As Triton 3.9 does by itself, but then it warns that 3.10 will not.
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-
 import gemv_codebook
 import gemv_w4a16
 import masked_argmax
@@ -109,6 +106,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder for the cubins (default: none)")
     parser.add_argument("--sm", type=int, nargs="+", default=CHIPS, help="compute capabilities")
     arguments = parser.parse_args()
+    # As Triton 3.9 does by itself, but then it warns that 3.10 will not.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     reports = []
     for kernel, signature, constants in KERNELS:
         for chip in arguments.sm:
