@@ -124,30 +124,26 @@ class Cuda:
         Raises:
             DeviceMemoryError: There is not so much.
         """
-        try:
-            address = int(self.call("cudaMalloc", size))
-        except DeviceMemoryError as error:
-            raise DeviceMemoryError(
-                f"the GPU has no {size / _MEBIBYTE:.0f} MiB left for {purpose} "
-                f"({self._free()}); end other programs, rebuild the bundle with a smaller "
-                f"context_length, or {CPU_PATH}"
-            ) from error
-        self.keep("cudaFree", address)
+        address = self._take("cudaMalloc", (size,), purpose, "cudaFree")
         # Not a number, left behind by another program, would spoil every sum that it gets into.
         self.call("cudaMemsetAsync", address, 0, size, self.stream)
         return address
 
-    def pinned(self, size: int) -> NDArray[np.uint8]:
+    def pinned(self, size: int, purpose: str) -> NDArray[np.uint8]:
         """Allocate host memory that the GPU copies from and to by itself, freed by :meth:`close`.
 
         Args:
             size: Bytes.
+            purpose: What it is for, in words for a person.
 
         Returns:
             The memory; not to be touched after :meth:`close`.
+
+        Raises:
+            DeviceMemoryError: There is not so much.
         """
-        address = int(self.call("cudaHostAlloc", size, self._runtime.cudaHostAllocDefault))
-        self.keep("cudaFreeHost", address)
+        arguments = (size, self._runtime.cudaHostAllocDefault)
+        address = self._take("cudaHostAlloc", arguments, purpose, "cudaFreeHost")
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def copy(self, to: int, source: int, size: int, *, to_device: bool) -> None:
@@ -205,6 +201,21 @@ class Cuda:
             self._runtime.cudaStreamSynchronize(self.stream)
             self.stream = 0
         self._held.close()
+
+    def _take(
+        self, function: str, arguments: tuple[Any, ...], purpose: str, give_back: str
+    ) -> int:
+        """Allocate memory, and have it freed by :meth:`close`."""
+        try:
+            address = int(self.call(function, *arguments))
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"there are no {arguments[0] / _MEBIBYTE:.1f} MiB left for {purpose} (of the GPU "
+                f"{self._free()}); end other programs, rebuild the bundle with a smaller "
+                f"context_length, or, {CPU_PATH}"
+            ) from error
+        self.keep(give_back, address)
+        return address
 
     def _free(self) -> str:
         try:

@@ -32,7 +32,7 @@ class Inputs:
         for name, count in counts.items():
             offsets[name] = self._bytes
             self._bytes += aligned(count * _INTEGER_BYTES)
-        staged = cuda.pinned(self._bytes)
+        staged = cuda.pinned(self._bytes, "the inputs")
         self._cuda = cuda
         self._source = staged.ctypes.data
         self._staged = {
@@ -67,7 +67,9 @@ class Logits:
         size = most_wanted * vocab_size * _FLOAT_BYTES
         self._cuda = cuda
         self._row_bytes = vocab_size * _FLOAT_BYTES
-        self._host = cuda.pinned(size).view(np.float32).reshape(most_wanted, vocab_size)
+        self._host = (
+            cuda.pinned(size, "the logits").view(np.float32).reshape(most_wanted, vocab_size)
+        )
         self.address = cuda.allocate(size, "the logits")
 
     def fetch(self, rows: int) -> None:
