@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import math
+import os
 from pathlib import Path
 import signal
 import time
@@ -23,7 +24,14 @@ from quant_llm_ros.command.decision import Safety
 from quant_llm_ros.execution.report import State
 from quant_llm_ros.geometry import wrap
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.ros,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        "QUANT_LLM_SCENARIOS" not in os.environ,
+        reason="takes many minutes; set QUANT_LLM_SCENARIOS=1 to run it",
+    ),
+]
 
 SCENARIOS = yaml.safe_load((Path(__file__).parent / "scenarios.yaml").read_text())
 # Longer than any test lets it go on.
