@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 import tempfile
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
@@ -14,7 +14,9 @@ from quant_llm_ros.errors import EngineError, RecipeError
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report.energy import EnergyMeter, find_sensor
 from quant_llm_ros.report.measure import reference_prompts, timings
-from quant_llm_ros.report.worker import Build
+
+if TYPE_CHECKING:
+    from quant_llm_ros.report.worker import Build
 
 SIZE = "size_mb"
 LATENCY = "latency_ms"

@@ -18,10 +18,11 @@ from quant_llm_ros.errors import QuantLlmError, RecipeError
 from quant_llm_ros.report.measure import measure, peak_memory_mb, Progress, What
 
 if TYPE_CHECKING:
-    from quant_llm_ros.quantize import recipe as recipes
+    # Not at run time: it brings torch, which the measuring process must not hold.
+    from quant_llm_ros.quantize.recipe import Recipe
 
-Build = Callable[["recipes.Recipe", Path, Path, Progress], Bundle]
-"""Makes a bundle of a recipe: gets also its folder and the skills."""
+    Build = Callable[[Recipe, Path, Path, Progress], Bundle]
+    """Makes a bundle of a recipe: gets also its folder and the skills."""
 
 
 def work(build: Build) -> int:
