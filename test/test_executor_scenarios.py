@@ -242,8 +242,13 @@ class TestWholeRobot:
     ) -> Iterator[dict[str, Any]]:
         """Give the bench and its processes by name; a test that ends one starts it again."""
         with bench("/whole", scripts, tmp_path_factory.mktemp("whole")) as made:
+            # Each sentence for itself: what is told here follows from nothing said before.
             understanding = made.start(
-                "understanding_node", f"bundle:='{bundle_path}'", "autostart:=true"
+                "understanding_node",
+                f"bundle:='{bundle_path}'",
+                "autostart:=true",
+                "conversation_s:=0.0",
+                "deadline_s:=60.0",
             )
             executor, sim = made.start_robot()
             made.wait_understanding()
@@ -256,7 +261,7 @@ class TestWholeRobot:
     def test_from_a_sentence_to_the_place(self, whole: Bench) -> None:
         whole.wait_standing()
         start = whole.poses[-1]
-        number = whole.say("drive forward two meters then turn left").command_id
+        number = whole.command("drive forward two meters then turn left")
         assert whole.outcomes(number, 2) == ["SUCCEEDED", "SUCCEEDED"]
         whole.wait_standing()
         way = moved(start, whole.poses[-1])
@@ -266,7 +271,7 @@ class TestWholeRobot:
         assert abs(off_deg) < 3.0
 
     def test_a_spoken_stop(self, whole: Bench) -> None:
-        number = whole.say("drive forward twenty meters").command_id
+        number = whole.command("drive forward twenty meters")
         whole.wait_driving()
         said_s = time.monotonic()
         assert whole.say("stop").status == Decision.STATUS_STOP
@@ -275,7 +280,7 @@ class TestWholeRobot:
         whole.wait_standing()
 
     def test_what_misses_its_deadline_or_is_cancelled_changes_nothing(self, whole: Bench) -> None:
-        driving = whole.say("drive forward twenty meters").command_id
+        driving = whole.command("drive forward twenty meters")
         whole.wait_driving()
         late = whole.ask("turn around and go to the kitchen", deadline_s=0.001)
         assert late.status == Decision.STATUS_TIMEOUT
@@ -292,14 +297,14 @@ class TestWholeRobot:
         assert whole.finals(driving) == []
         assert not [r for d in (late, given_up) for r in whole.reports_of(d.command_id)]
         # Another sentence in its place pre-empts it.
-        turning = whole.say("turn left").command_id
+        turning = whole.command("turn left")
         assert whole.outcomes(turning, 1) == ["SUCCEEDED"]
         assert whole.outcomes(driving, 1) == ["PREEMPTED"]
 
     @pytest.mark.parametrize("victim", ["understanding", "executor"])
     def test_kill_9_while_driving(self, whole: Bench, robot: dict[str, Any], victim: str) -> None:
         """The robot stands; the node that launch starts again serves again."""
-        number = whole.say("drive forward twenty meters").command_id
+        number = whole.command("drive forward twenty meters")
         whole.wait_driving()
         whole.set_parameter("executor", "understanding_timeout_s", 3.0)
         start_s = time.monotonic()
@@ -313,7 +318,7 @@ class TestWholeRobot:
         whole.wait_ready()
         whole.wait_understanding()
         known = len(whole.reports)
-        number = whole.say("turn right").command_id
+        number = whole.command("turn right")
         wait_for(
             lambda: [
                 r
