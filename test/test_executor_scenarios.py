@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import math
-import os
 from pathlib import Path
 import signal
 import time
@@ -27,10 +26,6 @@ from quant_llm_ros.geometry import wrap
 pytestmark = [
     pytest.mark.ros,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(
-        "QUANT_LLM_SCENARIOS" not in os.environ,
-        reason="takes many minutes; set QUANT_LLM_SCENARIOS=1 to run it",
-    ),
 ]
 
 SCENARIOS = yaml.safe_load((Path(__file__).parent / "scenarios.yaml").read_text())
@@ -38,14 +33,6 @@ SCENARIOS = yaml.safe_load((Path(__file__).parent / "scenarios.yaml").read_text(
 FORWARD = ("move", {"direction": "forward", "distance_m": 20.0})
 TURN = ("turn", {"direction": "left"})
 REAL_TIME = ("clock:=false",)
-
-
-@pytest.fixture(scope="module")
-def hall(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A robot in a large empty hall."""
-    with bench("/hall", scripts, tmp_path_factory.mktemp("hall")) as made:
-        made.start_robot()
-        yield made
 
 
 @pytest.fixture
@@ -56,129 +43,136 @@ def own(scripts: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
         yield made
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario["name"])
-def test_scenario(hall: Bench, scenario: dict[str, Any]) -> None:
-    hall.wait_standing()
-    start = hall.poses[-1]
-    calls = [(c["skill"], {k: v for k, v in c.items() if k != "skill"}) for c in scenario["calls"]]
-    number = hall.decide(*calls)
-    assert hall.outcomes(number, len(calls)) == ["SUCCEEDED"] * len(calls)
-    hall.wait_standing()
-    way, end = moved(start, hall.poses[-1]), scenario["end"]
-    gap_m = math.dist((way.x, way.y), (end["x"], end["y"]))
-    off_deg = abs(math.degrees(wrap(way.yaw - math.radians(end["yaw_deg"]))))
-    print(f"{scenario['name']}: {gap_m * 100:.1f} cm and {off_deg:.1f} degrees off")
-    assert gap_m < 0.05
-    assert off_deg < 3.0
+class TestOneRobot:
+    """A robot that all of these tests tell what to do, one after another.
 
+    It is gone before the next ones start: a second one would take half of a small machine.
+    """
 
-def test_calls_are_reported_in_order_with_progress(hall: Bench) -> None:
-    number = hall.decide(("move", {"direction": "forward", "distance_m": 0.5}), TURN)
-    hall.outcomes(number, 2)
-    reports = hall.reports_of(number)
-    states = [(r.index, State(r.state).name) for r in reports]
-    assert list(dict.fromkeys(states)) == [
-        (0, "WAITING"),
-        (1, "WAITING"),
-        (0, "RUNNING"),
-        (0, "SUCCEEDED"),
-        (1, "RUNNING"),
-        (1, "SUCCEEDED"),
-    ]
-    shares = [r.progress for r in reports if r.index == 0 and r.state == State.RUNNING]
-    assert len(shares) > 3
-    assert all(0.0 <= share <= 1.0 for share in shares)
+    @pytest.fixture(scope="class")
+    def hall(self, scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+        """A robot in a large empty hall."""
+        with bench("/hall", scripts, tmp_path_factory.mktemp("hall")) as made:
+            made.start_robot()
+            yield made
 
+    @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario["name"])
+    def test_scenario(self, hall: Bench, scenario: dict[str, Any]) -> None:
+        hall.wait_standing()
+        start = hall.poses[-1]
+        calls = [
+            (c["skill"], {k: v for k, v in c.items() if k != "skill"}) for c in scenario["calls"]
+        ]
+        number = hall.decide(*calls)
+        assert hall.outcomes(number, len(calls)) == ["SUCCEEDED"] * len(calls)
+        hall.wait_standing()
+        way, end = moved(start, hall.poses[-1]), scenario["end"]
+        gap_m = math.dist((way.x, way.y), (end["x"], end["y"]))
+        off_deg = abs(math.degrees(wrap(way.yaw - math.radians(end["yaw_deg"]))))
+        print(f"{scenario['name']}: {gap_m * 100:.1f} cm and {off_deg:.1f} degrees off")
+        assert gap_m < 0.05
+        assert off_deg < 3.0
 
-def test_confirmed_and_refused(hall: Bench) -> None:
-    number = hall.decide(TURN, safety=Safety.CONFIRM)
-    hall.wait_state(number, State.CONFIRMING)
-    assert hall.confirm(True).success
-    assert hall.outcomes(number, 1) == ["SUCCEEDED"]
+    def test_calls_are_reported_in_order_with_progress(self, hall: Bench) -> None:
+        number = hall.decide(("move", {"direction": "forward", "distance_m": 0.5}), TURN)
+        hall.outcomes(number, 2)
+        reports = hall.reports_of(number)
+        states = [(r.index, State(r.state).name) for r in reports]
+        assert list(dict.fromkeys(states)) == [
+            (0, "WAITING"),
+            (1, "WAITING"),
+            (0, "RUNNING"),
+            (0, "SUCCEEDED"),
+            (1, "RUNNING"),
+            (1, "SUCCEEDED"),
+        ]
+        shares = [r.progress for r in reports if r.index == 0 and r.state == State.RUNNING]
+        assert len(shares) > 3
+        assert all(0.0 <= share <= 1.0 for share in shares)
 
-    number = hall.decide(TURN, TURN, safety=Safety.CONFIRM)
-    hall.wait_state(number, State.CONFIRMING)
-    before = len(hall.commands)
-    answer = hall.confirm(False)
-    assert (answer.success, answer.message) == (True, "refused: turn")
-    assert hall.outcomes(number, 2) == ["REFUSED", "CANCELLED"]
-    assert all(is_zero(twist) for _, twist in hall.commands[before:])
-    assert not hall.confirm(True).success
+    def test_confirmed_and_refused(self, hall: Bench) -> None:
+        number = hall.decide(TURN, safety=Safety.CONFIRM)
+        hall.wait_state(number, State.CONFIRMING)
+        assert hall.confirm(True).success
+        assert hall.outcomes(number, 1) == ["SUCCEEDED"]
 
+        number = hall.decide(TURN, TURN, safety=Safety.CONFIRM)
+        hall.wait_state(number, State.CONFIRMING)
+        before = len(hall.commands)
+        answer = hall.confirm(False)
+        assert (answer.success, answer.message) == (True, "refused: turn")
+        assert hall.outcomes(number, 2) == ["REFUSED", "CANCELLED"]
+        assert all(is_zero(twist) for _, twist in hall.commands[before:])
+        assert not hall.confirm(True).success
 
-def test_nobody_confirms(hall: Bench) -> None:
-    hall.set_parameter("executor", "confirm_timeout_s", 1.0)
-    number = hall.decide(TURN, safety=Safety.CONFIRM)
-    assert hall.outcomes(number, 1) == ["TIMEOUT"]
-    hall.set_parameter("executor", "confirm_timeout_s", 15.0)
+    def test_nobody_confirms(self, hall: Bench) -> None:
+        hall.set_parameter("executor", "confirm_timeout_s", 1.0)
+        number = hall.decide(TURN, safety=Safety.CONFIRM)
+        assert hall.outcomes(number, 1) == ["TIMEOUT"]
+        hall.set_parameter("executor", "confirm_timeout_s", 15.0)
 
+    def test_unknown_place_and_unserved_skill(self, hall: Bench) -> None:
+        number = hall.decide(("go_to", {"place": "moon"}))
+        assert hall.outcomes(number, 1) == ["FAILED"]
+        assert "known places: north gate, south gate" in hall.finals(number)[0].message
+        number = hall.decide(("dance", {"style": "tango"}))
+        assert hall.outcomes(number, 1) == ["UNSUPPORTED"]
+        assert "skill/dance" in hall.finals(number)[0].message
 
-def test_unknown_place_and_unserved_skill(hall: Bench) -> None:
-    number = hall.decide(("go_to", {"place": "moon"}))
-    assert hall.outcomes(number, 1) == ["FAILED"]
-    assert "known places: north gate, south gate" in hall.finals(number)[0].message
-    number = hall.decide(("dance", {"style": "tango"}))
-    assert hall.outcomes(number, 1) == ["UNSUPPORTED"]
-    assert "skill/dance" in hall.finals(number)[0].message
+    def test_a_newer_decision_pre_empts_unless_it_shall_wait(self, hall: Bench) -> None:
+        first = hall.decide(FORWARD)
+        hall.wait_driving()
+        second = hall.decide(TURN)
+        assert hall.outcomes(second, 1) == ["SUCCEEDED"]
+        assert hall.outcomes(first, 1) == ["PREEMPTED"]
+        hall.set_parameter("executor", "on_new_decision", "queue")
+        first = hall.decide(("move", {"direction": "forward", "distance_m": 0.5}))
+        second = hall.decide(TURN)
+        assert hall.outcomes(second, 1) == ["SUCCEEDED"]
+        assert hall.outcomes(first, 1) == ["SUCCEEDED"]
+        hall.set_parameter("executor", "on_new_decision", "preempt")
 
+    def test_what_is_not_accepted_changes_nothing(self, hall: Bench) -> None:
+        number = hall.decide(("move", {"direction": "forward", "distance_m": 1.0}))
+        hall.wait_state(number, State.RUNNING)
+        for status in (Decision.STATUS_UNKNOWN, Decision.STATUS_CLARIFY, Decision.STATUS_TIMEOUT):
+            hall.decide(status=status)
+        assert hall.outcomes(number, 1) == ["SUCCEEDED"]
 
-def test_a_newer_decision_pre_empts_unless_it_shall_wait(hall: Bench) -> None:
-    first = hall.decide(FORWARD)
-    hall.wait_driving()
-    second = hall.decide(TURN)
-    assert hall.outcomes(second, 1) == ["SUCCEEDED"]
-    assert hall.outcomes(first, 1) == ["PREEMPTED"]
-    hall.set_parameter("executor", "on_new_decision", "queue")
-    first = hall.decide(("move", {"direction": "forward", "distance_m": 0.5}))
-    second = hall.decide(TURN)
-    assert hall.outcomes(second, 1) == ["SUCCEEDED"]
-    assert hall.outcomes(first, 1) == ["SUCCEEDED"]
-    hall.set_parameter("executor", "on_new_decision", "preempt")
+    def test_a_skill_of_the_robots_own_code(self, hall: Bench) -> None:
+        say = hall.start_module("quant_llm_ros.nodes.skill_say")
+        hall.set_parameter("executor", "server_wait_s", 20.0)
+        number = hall.decide(("say", {"text": "good morning"}), TURN)
+        assert hall.outcomes(number, 2) == ["SUCCEEDED", "SUCCEEDED"]
+        assert hall.finals(number)[0].message == "said “good morning”"
+        number = hall.decide(("say", {"text": ""}), TURN)
+        assert hall.outcomes(number, 2) == ["FAILED", "CANCELLED"]
+        assert hall.finals(number)[0].message == "there is nothing to say"
+        hall.set_parameter("executor", "server_wait_s", 1.0)
+        hall.end(say, signal.SIGINT)
+        assert "“good morning”" in say.log
 
-
-def test_what_is_not_accepted_changes_nothing(hall: Bench) -> None:
-    number = hall.decide(("move", {"direction": "forward", "distance_m": 1.0}))
-    hall.wait_state(number, State.RUNNING)
-    for status in (Decision.STATUS_UNKNOWN, Decision.STATUS_CLARIFY, Decision.STATUS_TIMEOUT):
-        hall.decide(status=status)
-    assert hall.outcomes(number, 1) == ["SUCCEEDED"]
-
-
-def test_a_skill_of_the_robots_own_code(hall: Bench) -> None:
-    say = hall.start_module("quant_llm_ros.nodes.skill_say")
-    hall.set_parameter("executor", "server_wait_s", 20.0)
-    number = hall.decide(("say", {"text": "good morning"}), TURN)
-    assert hall.outcomes(number, 2) == ["SUCCEEDED", "SUCCEEDED"]
-    assert hall.finals(number)[0].message == "said “good morning”"
-    number = hall.decide(("say", {"text": ""}), TURN)
-    assert hall.outcomes(number, 2) == ["FAILED", "CANCELLED"]
-    assert hall.finals(number)[0].message == "there is nothing to say"
-    hall.set_parameter("executor", "server_wait_s", 1.0)
-    hall.end(say, signal.SIGINT)
-    assert "“good morning”" in say.log
-
-
-@pytest.mark.parametrize(
-    ("fault", "limit", "patient_s", "outcome"),
-    [
-        ("fault_odometry", "odometry_timeout_s", 60.0, "LOST_ODOMETRY"),
-        ("fault_scan", "scan_timeout_s", 60.0, "BLOCKED"),
-        ("fault_clock", "clock_timeout_s", 60.0, "LOST_CLOCK"),
-    ],
-)
-def test_what_is_lost_while_driving_stops_the_robot_until_it_is_back(
-    hall: Bench, fault: str, limit: str, patient_s: float, outcome: str
-) -> None:
-    number = hall.decide(FORWARD, TURN)
-    hall.wait_driving()
-    hall.set_parameter("sim", fault, True)
-    hall.set_parameter("executor", limit, 1.0)
-    assert hall.outcomes(number, 2) == [outcome, "CANCELLED"]
-    hall.wait_standing()
-    assert is_zero(hall.commands[-1][1])
-    hall.set_parameter("executor", limit, patient_s)
-    hall.set_parameter("sim", fault, False)
-    hall.wait_ready()
+    @pytest.mark.parametrize(
+        ("fault", "limit", "patient_s", "outcome"),
+        [
+            ("fault_odometry", "odometry_timeout_s", 60.0, "LOST_ODOMETRY"),
+            ("fault_scan", "scan_timeout_s", 60.0, "BLOCKED"),
+            ("fault_clock", "clock_timeout_s", 60.0, "LOST_CLOCK"),
+        ],
+    )
+    def test_what_is_lost_while_driving_stops_the_robot_until_it_is_back(
+        self, hall: Bench, fault: str, limit: str, patient_s: float, outcome: str
+    ) -> None:
+        number = hall.decide(FORWARD, TURN)
+        hall.wait_driving()
+        hall.set_parameter("sim", fault, True)
+        hall.set_parameter("executor", limit, 1.0)
+        assert hall.outcomes(number, 2) == [outcome, "CANCELLED"]
+        hall.wait_standing()
+        assert is_zero(hall.commands[-1][1])
+        hall.set_parameter("executor", limit, patient_s)
+        hall.set_parameter("sim", fault, False)
+        hall.wait_ready()
 
 
 def test_stop_while_driving(own: Bench) -> None:
@@ -248,8 +242,13 @@ class TestWholeRobot:
     ) -> Iterator[dict[str, Any]]:
         """Give the bench and its processes by name; a test that ends one starts it again."""
         with bench("/whole", scripts, tmp_path_factory.mktemp("whole")) as made:
+            # Each sentence for itself: what is told here follows from nothing said before.
             understanding = made.start(
-                "understanding_node", f"bundle:='{bundle_path}'", "autostart:=true"
+                "understanding_node",
+                f"bundle:='{bundle_path}'",
+                "autostart:=true",
+                "conversation_s:=0.0",
+                "deadline_s:=60.0",
             )
             executor, sim = made.start_robot()
             made.wait_understanding()
@@ -262,7 +261,7 @@ class TestWholeRobot:
     def test_from_a_sentence_to_the_place(self, whole: Bench) -> None:
         whole.wait_standing()
         start = whole.poses[-1]
-        number = whole.say("drive forward two meters then turn left").command_id
+        number = whole.command("drive forward two meters then turn left")
         assert whole.outcomes(number, 2) == ["SUCCEEDED", "SUCCEEDED"]
         whole.wait_standing()
         way = moved(start, whole.poses[-1])
@@ -272,7 +271,7 @@ class TestWholeRobot:
         assert abs(off_deg) < 3.0
 
     def test_a_spoken_stop(self, whole: Bench) -> None:
-        number = whole.say("drive forward twenty meters").command_id
+        number = whole.command("drive forward twenty meters")
         whole.wait_driving()
         said_s = time.monotonic()
         assert whole.say("stop").status == Decision.STATUS_STOP
@@ -281,7 +280,7 @@ class TestWholeRobot:
         whole.wait_standing()
 
     def test_what_misses_its_deadline_or_is_cancelled_changes_nothing(self, whole: Bench) -> None:
-        driving = whole.say("drive forward twenty meters").command_id
+        driving = whole.command("drive forward twenty meters")
         whole.wait_driving()
         late = whole.ask("turn around and go to the kitchen", deadline_s=0.001)
         assert late.status == Decision.STATUS_TIMEOUT
@@ -298,14 +297,14 @@ class TestWholeRobot:
         assert whole.finals(driving) == []
         assert not [r for d in (late, given_up) for r in whole.reports_of(d.command_id)]
         # Another sentence in its place pre-empts it.
-        turning = whole.say("turn left").command_id
+        turning = whole.command("turn left")
         assert whole.outcomes(turning, 1) == ["SUCCEEDED"]
         assert whole.outcomes(driving, 1) == ["PREEMPTED"]
 
     @pytest.mark.parametrize("victim", ["understanding", "executor"])
     def test_kill_9_while_driving(self, whole: Bench, robot: dict[str, Any], victim: str) -> None:
         """The robot stands; the node that launch starts again serves again."""
-        number = whole.say("drive forward twenty meters").command_id
+        number = whole.command("drive forward twenty meters")
         whole.wait_driving()
         whole.set_parameter("executor", "understanding_timeout_s", 3.0)
         start_s = time.monotonic()
@@ -319,7 +318,7 @@ class TestWholeRobot:
         whole.wait_ready()
         whole.wait_understanding()
         known = len(whole.reports)
-        number = whole.say("turn right").command_id
+        number = whole.command("turn right")
         wait_for(
             lambda: [
                 r
