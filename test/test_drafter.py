@@ -123,25 +123,22 @@ def test_training_generalizes() -> None:
     assert draft("") == "bring(object=blue plate, source=attic)"
 
 
-def test_training_on_generated_sentences_guesses_more_of_new_ones() -> None:
+def _guessed(drafter: Drafter) -> int:
+    """Count the new sentences whose answer is guessed right at once."""
     fresh = [e for g in generate(99, 10, 16, default_share=1.0) for e in g.examples]
+    return sum(
+        drafter.for_sentence(clean(e.text, max_chars=512), e.before)("") == e.answer for e in fresh
+    )
 
-    def guessed(drafter: Drafter) -> int:
-        return sum(
-            drafter.for_sentence(clean(e.text, max_chars=512), e.before)("") == e.answer
-            for e in fresh
-        )
 
-    assert guessed(train_drafter(SKILLS, sentences=400)) > 1.5 * guessed(Drafter(SKILLS))
+def test_training_on_generated_sentences_guesses_more_of_new_ones() -> None:
+    assert _guessed(train_drafter(SKILLS, sentences=400)) > 1.5 * _guessed(Drafter(SKILLS))
 
 
 @pytest.mark.bundle
 def test_the_default_bundle_has_a_trained_drafter(bundle_path: Path) -> None:
     trained = Drafter(SKILLS, Bundle.load(bundle_path, verify=False).file(DRAFTER))
-    sentence = "fetch the blue plate from the attic and then drive backwards three feet"
-    assert trained.for_sentence(sentence)("") == (
-        "bring(object=blue plate, source=attic); move(direction=backward, distance=3 ft)"
-    )
+    assert _guessed(trained) > 2.0 * _guessed(Drafter(SKILLS))
 
 
 def test_what_was_learned_is_kept_in_a_file(tmp_path: Path) -> None:
