@@ -183,6 +183,7 @@ def test_malformed_settings_are_named(tmp_path, text, says):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_finetune_runs_resumes_and_saves(tmp_path, repository, scripts):
     """A run on the real model that is cut short goes on and ends with an adapter peft can read."""
     settings = tmp_path / "settings.yaml"
