@@ -17,8 +17,7 @@ from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.errors import QuantLlmError, RecipeError
 from quant_llm_ros.report.measure import measure, peak_memory_mb, Progress, What
 
-if TYPE_CHECKING:
-    # Not at run time: it brings torch, which the measuring process must not hold.
+if TYPE_CHECKING:  # at run time it would bring torch, which the measuring process must not hold
     from quant_llm_ros.quantize.recipe import Recipe
 
     Build = Callable[[Recipe, Path, Path, Progress], Bundle]
