@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+import shutil
 import sys
 
 import numpy as np
@@ -208,13 +209,16 @@ def test_two_recipes_of_one_name_are_refused(folder, tmp_path):
         list(sweep(folder, tmp_path).run([folder / "four.yaml", other], lambda *said: None))
 
 
-def test_recipes_are_found_by_file_folder_pattern_and_name(folder):
+def test_recipes_are_found_by_file_folder_pattern_and_name(folder, tmp_path):
+    recipes = ("device", "four", "wrong")
+    for name in recipes:
+        shutil.copy(folder / f"{name}.yaml", tmp_path)
+    folder = tmp_path
     assert find_recipes("default")[0].name == "default.yaml"
     assert find_recipes(str(folder / "four.yaml")) == [folder / "four.yaml"]
-    names = [path.stem for path in find_recipes(str(folder))]
-    assert names == ["device", "four", "wrong"]
+    assert tuple(path.stem for path in find_recipes(str(folder))) == recipes
     assert find_recipes(str(folder / "w*.yaml")) == [folder / "wrong.yaml"]
-    with pytest.raises(RecipeError, match=r"the recipe nowhere does not exist; .*: default, "):
+    with pytest.raises(RecipeError, match=r"the recipe nowhere does not exist; .*\bdefault, "):
         find_recipes("nowhere")
 
 
