@@ -23,7 +23,8 @@ from quant_llm_ros.engine.providers import (
     resolve,
     session_providers,
 )
-from quant_llm_ros.errors import ContextOverflowError, EngineError
+from quant_llm_ros.engine.request import checked
+from quant_llm_ros.errors import EngineError
 
 # The first with the operators of opset 23, and with MatMulNBits at 8 bits.
 _NEEDED_VERSION = (1, 23)
@@ -150,17 +151,8 @@ class OnnxRuntimeEngine:
             EngineError: The runtime failed or is closed; the cache is unchanged.
         """
         session = self._open_session()
-        ids = np.asarray(tokens, dtype=np.int64).reshape(1, -1)
-        count = ids.shape[1]
-        positions = _positions(count, last, at)
-        if int(ids.min()) < 0 or int(ids.max()) >= self.vocab_size:
-            raise ValueError(f"a token id is outside of the vocabulary of {self.vocab_size}")
-        if self._length + count > self.context_length:
-            raise ContextOverflowError(
-                f"{self._length} + {count} tokens exceed the context of {self.context_length}; "
-                f"shorten the command or the skills' examples, or rebuild the bundle with a "
-                f"larger context_length"
-            )
+        asked, positions = checked(self, tokens, last, at)
+        ids, count = asked.reshape(1, -1), len(asked)
         self._trim()
         if count == 1 and self._length + 1 < self.context_length:
             ids = np.repeat(ids, 2, axis=1)
@@ -263,27 +255,6 @@ def _session(
         if provider == "tensorrt" and allow_fallback:
             return _session(bundle, "cuda", options, allow_fallback)
         raise EngineError(_load_failure(bundle, provider, error)) from error
-
-
-def _positions(count: int, last: int, at: Sequence[int] | None) -> NDArray[np.int64]:
-    """Give the indices of the new tokens whose logits are wanted.
-
-    Raises:
-        ValueError: They are not among the ``count`` new tokens, or do not ascend.
-    """
-    if at is None:
-        if not 1 <= last <= count:
-            raise ValueError(f"last is {last}, expected 1 to the number of tokens, {count}")
-        return np.arange(count - last, count, dtype=np.int64)
-    positions = np.asarray(at, dtype=np.int64)
-    if (
-        not len(positions)
-        or positions[0] < 0
-        or positions[-1] >= count
-        or (np.diff(positions) <= 0).any()
-    ):
-        raise ValueError(f"at is {list(at)}, expected ascending indices from 0 to {count - 1}")
-    return positions
 
 
 def session_options(threads: int, exact: bool) -> Any:
