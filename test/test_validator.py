@@ -128,6 +128,26 @@ def test_no_amount_is_passed_over(sentence, answer, status):
     assert Validator(SKILLS).check(parse(answer), said, find_amounts(said)).status is status
 
 
+@pytest.mark.parametrize(
+    ("sentence", "answer", "times"),
+    [
+        ("go forward two meters", "move(direction=forward, distance=2 m)", 1),
+        ("put the cup on the shelf", "place(object=cup, destination=shelf)", 1),
+        ("forward two meters and again", "move(direction=forward, distance=2 m)", 2),
+        ("forward two meters, forward two meters", "move(direction=forward, distance=2 m)", 2),
+        ("find the cup and find the cup", "find(object=cup)", 2),
+        ("left and left", "turn(direction=left)", 2),
+    ],
+)
+def test_what_is_said_once_is_done_once(sentence, answer, times):
+    """A model that stutters does not make the robot drive twice as far."""
+    said = words(sentence)
+    outcome = Validator(SKILLS).check(
+        parse(f"{answer}; {answer}; dock()"), said, find_amounts(said)
+    )
+    assert [call.skill for call in outcome.calls] == [answer.split("(")[0]] * times + ["dock"]
+
+
 def test_safety_comes_from_the_registry():
     """A skill that needs confirmation says so in the call."""
     outcome = Validator(SKILLS).check(parse("open(object=door); dock()"))

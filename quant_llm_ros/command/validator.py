@@ -27,6 +27,11 @@ _TAKEN_BACK = frozenset((
     "no", "not", "don't", "sorry", "rather", "instead", "actually", "mean", "meant", "wait",
     "never", "nope",
 ))  # fmt: skip
+# With one of these, a command that was said once may be meant more often.
+_REPEATED = frozenset((
+    "again", "another", "double", "more", "once", "repeat", "repeatedly", "same", "thrice",
+    "times", "twice",
+))  # fmt: skip
 _QUANTITY = re.compile(rf"({notation.NUMBER}) (.+)")
 
 
@@ -92,6 +97,7 @@ class Validator:
         """
         if not raw_calls:
             return Outcome(Status.UNKNOWN, message="that is not a command for this robot")
+        raw_calls = _without_echoes(raw_calls, sentence_words, amounts)
         checked: list[SkillCall] = []
         problems: list[_Problem] = []
         for raw in raw_calls:
@@ -197,6 +203,31 @@ def _default(argument: Argument, raw: RawCall) -> str | None:
     return argument.default
 
 
+def _without_echoes(
+    raw_calls: tuple[RawCall, ...], words: Sequence[str], amounts: Sequence[Amount]
+) -> tuple[RawCall, ...]:
+    """Drop a call that repeats the one before it, where the sentence says it once.
+
+    A robot that was told «forward two meters» must not drive four because the model stuttered.
+    """
+    folded = [word.casefold() for word in words]
+    if not words or _REPEATED.intersection(folded):
+        return raw_calls
+
+    def mentions(value: str) -> int:
+        said = value.casefold().split()
+        starts = range(len(folded) - len(said) + 1)
+        return sum(_is(amount, value) for amount in amounts) or sum(
+            folded[start : start + len(said)] == said for start in starts
+        )
+
+    return tuple(
+        call
+        for before, call in zip((None, *raw_calls), raw_calls, strict=False)
+        if call != before or all(mentions(value) != 1 for value in call.arguments.values())
+    )
+
+
 def _passed_over(
     raw_calls: Sequence[RawCall], words: Sequence[str], amounts: Sequence[Amount]
 ) -> str:
@@ -206,7 +237,10 @@ def _passed_over(
     values = [value for call in raw_calls for value in call.arguments.values()]
     for amount in amounts:
         said = " ".join(words[amount.start : amount.end])
-        number = f"{written_number(amount.value)} "
-        if not any(value.startswith(number) or said in value for value in values):
+        if not any(_is(amount, value) or said in value for value in values):
             return said
     return ""
+
+
+def _is(amount: Amount, value: str) -> bool:
+    return value.startswith(f"{written_number(amount.value)} ")
