@@ -118,6 +118,12 @@ def test_a_turn_is_not_a_full_turn():
     assert read("make a right turn, then take a turn", "deg", ("deg", "turn")) == []
 
 
+def test_to_turn_is_not_two_turns():
+    """What sounds like a number is one only before a unit in the plural."""
+    assert read("you need to turn about seventy degrees", "deg", ("deg", "turn")) == ["70 deg"]
+    assert read("be ready to inch forward") == []
+
+
 def test_several_amounts_stay_apart():
     said = "forward 3 meters, right 45 degrees, back fifty centimeters"
     assert read(said) == ["3 m", None, "50 cm"]

@@ -149,3 +149,20 @@ def test_malformed_rows_are_named(tmp_path, line, says):
     with pytest.raises(DatasetError) as caught:
         rows(tmp_path, line)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ({"skill": "mvoe", "args": {}}, "there is no skill 'mvoe' in .*; did you mean 'move'?"),
+        (
+            {"skill": "move", "args": {"distance": {"near": 2}}},
+            "move has no argument 'distance' in .*; did you mean 'distance_m'?",
+        ),
+    ],
+)
+def test_what_the_registry_does_not_have_is_a_mistake_of_the_dataset(tmp_path, call, says):
+    """A row that no decision can get right would count against every model."""
+    dataset = rows(tmp_path, {"id": "7", "text": "t", "calls": [call]})
+    with pytest.raises(DatasetError, match=f"row 7: {says}"):
+        evaluate(dataset, lambda row: other(Status.UNKNOWN), SKILLS)

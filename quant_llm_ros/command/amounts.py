@@ -30,7 +30,8 @@ _WHOLE = frozenset(("full", "complete", "whole", "entire"))
 _BETWEEN = _WHOLE | {"more", "further", "additional", "extra", "good"}
 _HESITATIONS = frozenset(("uh", "um", "er", "erm", "hmm", "like", "well"))
 # What recognizers write for a number word, right before a unit in the plural.
-_HOMOPHONES = {"to": 2.0, "too": 2.0, "for": 4.0, "ate": 8.0, "won": 1.0}
+_HOMOPHONES = {"to": 2.0, "too": 2.0, "for": 4.0, "ate": 8.0}
+_SEVERAL = frozenset(word for forms in UNIT_WORDS.values() for word in forms[1])
 _DIGITS = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _GLUED = re.compile(r"([-+]?\d+(?:\.\d+)?)-?([^\W\d_][\w/]*|°[CF]?|%)")
 _RATIO = re.compile(r"(\d{1,3})/(\d{1,3})")
@@ -144,8 +145,13 @@ class _Reader:
         if read is not None:
             value, at, bare = read
             yield sign * value, self._skip(self._skip(at, _HESITATIONS), _BETWEEN), bare
-        elif word in _HOMOPHONES and self._word(start + 1) in self._names:
+        elif word in _HOMOPHONES and self._several(start + 1):
+            # «To meters» was «two meters», but «to turn» is what it says.
             yield _HOMOPHONES[word], start + 1, False
+
+    def _several(self, at: int) -> bool:
+        word = self._word(at)
+        return word in self._names and (word in _SEVERAL or word.endswith("s"))
 
     def _number(self, at: int) -> tuple[float, int, bool] | None:
         article = self._word(at) in _ARTICLES

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -143,7 +144,12 @@ def evaluate(
     fewer. ``calibration_error`` is that of the ACCEPTED decisions. ``classes`` counts rows and
     right ones by class, where the rows name one, and ``confusion`` the most frequent wrong
     sequences of skills.
+
+    Raises:
+        DatasetError: A row means a skill or an argument that the registry does not have.
     """
+    rows = list(rows)
+    _require_known(rows, registry)
     verdicts = []
     for row in rows:
         verdict = judge(row, decide(row), registry)
@@ -181,6 +187,28 @@ def evaluate(
         "classes": _classes(verdicts),
         "confusion": _confusion(verdicts),
     }
+
+
+def _require_known(rows: Iterable[Row], registry: SkillRegistry) -> None:
+    """Refuse rows that no decision could get right."""
+
+    def require(name: str, known: Iterable[str], what: str) -> None:
+        known = list(known)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise DatasetError(f"{what} {name!r} in {registry.source}{meant}")
+
+    for row in rows:
+        for call in row.calls:
+            require(call.skill, registry.skills, f"row {row.id}: there is no skill")
+            arguments = registry.skills[call.skill].arguments
+            for name in call.args:
+                require(
+                    name,
+                    [argument.decision_name for argument in arguments],
+                    f"row {row.id}: {call.skill} has no argument",
+                )
 
 
 def _classes(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:

@@ -19,7 +19,7 @@ _NEIGHBOURS = {
     "z": "x",
 }  # fmt: skip
 _HOMOPHONES = {
-    "two": ("to", "too"), "four": ("for",), "for": ("four",), "eight": ("ate",), "one": ("won",),
+    "two": ("to", "too"), "four": ("for",), "for": ("four",), "eight": ("ate",),
     "here": ("hear",), "there": ("their",), "right": ("write",), "know": ("no",),
     "your": ("you're",), "through": ("threw",), "by": ("buy",), "meter": ("metre",),
     "meet": ("meat",), "piece": ("peace",), "whole": ("hole",), "weight": ("wait",),
