@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_models import build_tiny, make_folder
+from tiny_models import build_tiny, CART_SKILLS, make_folder
 
 from quant_llm_ros.benchmark.machine import peak_memory_mb, read_bandwidth
 from quant_llm_ros.benchmark.ours import MODES, Ours, PLAIN
@@ -17,25 +17,6 @@ from quant_llm_ros.benchmark.report import document, draw, table
 from quant_llm_ros.benchmark.sample import compare, load_sentences, Result, Sample
 from quant_llm_ros.cli import bench
 from quant_llm_ros.errors import DatasetError, EngineError
-
-SKILLS = """
-version: 1
-name: cart
-skills:
-  go_to:
-    description: drive to a place
-    arguments:
-      place: {type: place}
-    examples:
-      - {say: go to the dock, calls: go_to(place=dock)}
-  turn:
-    description: turn
-    arguments:
-      direction: {type: choice, choices: [left, right]}
-      angle: {type: quantity, unit: deg, required: false}
-    examples:
-      - {say: turn left, calls: turn(direction=left)}
-"""
 
 
 def sample(sentence: str = "go", answer: str = "a", **changes: float) -> Sample:
@@ -136,7 +117,7 @@ def test_the_machine_is_measured() -> None:
 def test_a_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_folder(tmp_path / "model", max_position_embeddings=2048)
     bundle = build_tiny(tmp_path, model, context_length=2048)
-    (tmp_path / "skills.yaml").write_text(SKILLS)
+    (tmp_path / "skills.yaml").write_text(CART_SKILLS)
     rows = [{"text": text} for text in ("go to the dock", "turn left by 30 degrees", "hello")]
     (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
     parser = argparse.ArgumentParser()

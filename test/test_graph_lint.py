@@ -26,7 +26,7 @@ KEEP: list[tuple[str, onnx.ModelProto]] = [
     (TRT, cases.attention()),
     (TRT, cases.attention(mask=None)),
     (TRT, cases.cache()),
-    (TRT, cases.product(block=16)),
+    (TRT, cases.product(block=128)),
     (TRT, cases.product(np.int8)),
     (TRT, cases.product(zero_point=0)),
     (TRT, cases.whole_scale_product(ml_dtypes.float8_e4m3fn)),
@@ -72,7 +72,7 @@ BREAK: list[tuple[str, str, onnx.ModelProto, str, str]] = [
     (TRT, "cache-ends", cases.cache(length="p"), "TensorScatter_0", "size that changes"),
     (TRT, "weight-type", cases.product(ml_dtypes.uint4), "DequantizeLinear_0", "x is uint4"),
     (TRT, "zero-point", cases.product(zero_point=3), "DequantizeLinear_0", "zero is not 0"),
-    (TRT, "block-size", cases.product(block=8), "DequantizeLinear_0", "int4 in blocks of 8"),
+    (TRT, "block-size", cases.product(block=32), "DequantizeLinear_0", "accepted: 64, 128"),
     (
         TRT,
         "scale-constant",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+import subprocess
+import sys
 import types
 from typing import Any
 
@@ -180,6 +182,27 @@ def test_bundles_for_other_runtimes(
 ) -> None:
     with pytest.raises(EngineError, match=message):
         open_engine(dataclasses.replace(bundle, target=target), provider=provider)
+
+
+def test_a_robot_without_onnxruntime(bundle: Bundle) -> None:
+    """One with TensorRT need not have it: nothing but serving a bundle of target ort asks for it.
+
+    Neither need it have what makes bundles.
+    """
+    program = """
+import sys
+for name in ("onnxruntime", "onnx", "torch", "transformers"):
+    sys.modules[name] = None
+import quant_llm_ros.nodes.understanding_node
+from quant_llm_ros.cli import main
+sys.exit(main(["selftest", sys.argv[1]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, bundle.path], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith("quant_llm: ONNX Runtime cannot be imported"), done.stderr
+    assert "pip install onnxruntime" in done.stderr
+    assert done.returncode == 1
 
 
 def test_the_engine_of_a_bundle_runs(bundle: Bundle) -> None:

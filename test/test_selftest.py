@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import build_tiny, make_folder, recipe_text
+from tiny_models import build_tiny, CART_SKILLS, make_folder, recipe_text
 
 from quant_llm_ros.cli import inspect, selftest
 from quant_llm_ros.cli.quantize import _with_reference_decisions
@@ -34,34 +34,12 @@ from quant_llm_ros.quantize.build import build_bundle
 from quant_llm_ros.quantize.graph_run import open_on_cpu
 from quant_llm_ros.quantize.recipe import Recipe
 
-SKILLS = """
-version: 1
-name: cart
-skills:
-  go_to:
-    description: drive to a place
-    arguments:
-      place: {type: place}
-    examples:
-      - {say: go to the dock, calls: go_to(place=dock)}
-      - {say: drive to the gate, calls: go_to(place=gate)}
-  turn:
-    description: turn
-    arguments:
-      direction: {type: choice, choices: [left, right]}
-    examples:
-      - {say: turn left, calls: turn(direction=left)}
-  stop:
-    description: stop
-not_commands: [how are you]
-"""
-
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A random model with skills of its own, and the decisions that it really makes."""
     folder = tmp_path_factory.mktemp("built")
-    (folder / "skills.yaml").write_text(SKILLS)
+    (folder / "skills.yaml").write_text(CART_SKILLS)
     model = make_folder(folder / "model", max_position_embeddings=2048)
     (folder / "recipe.yaml").write_text(recipe_text(model, context_length=2048))
     bundle = build_bundle(
@@ -125,7 +103,7 @@ def test_only_answers_that_the_model_is_sure_of_are_recorded() -> None:
 
 
 def test_commands_come_in_turn_from_the_examples_of_all_skills(tmp_path: Path) -> None:
-    (tmp_path / "skills.yaml").write_text(SKILLS)
+    (tmp_path / "skills.yaml").write_text(CART_SKILLS)
     registry = SkillRegistry.load(tmp_path / "skills.yaml")
     own = ["go to the dock", "turn left", "drive to the gate", "how are you"]
     assert list(reference_decisions.sentences(registry)) == own
@@ -211,7 +189,7 @@ def test_an_engine_that_decides_otherwise_is_not_served(bundle: Bundle) -> None:
 
 def test_decisions_of_other_skills_are_not_compared(bundle: Bundle, tmp_path: Path) -> None:
     spoil(bundle)
-    (tmp_path / "other.yaml").write_text(SKILLS.replace("drive to a place", "go somewhere"))
+    (tmp_path / "other.yaml").write_text(CART_SKILLS.replace("drive to a place", "go somewhere"))
     understander = Understander.open(bundle.path, tmp_path / "other.yaml", selftest_commands=9)
     assert understander.decided is None
     understander.close()

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_models import make_folder, recipe_text
+from tiny_models import CART_SKILLS, make_folder, recipe_text
 
 from quant_llm_ros.cli.sweep import find_recipes
 from quant_llm_ros.errors import DatasetError, QuantLlmError, RecipeError
@@ -25,20 +25,6 @@ DATASET = (
     '{"text": "go to the kitchen", "calls": [{"skill": "go_to"}], "class": "command"}\n'
     '{"text": "stop", "calls": [{"skill": "stop"}], "class": "stop"}\n'
 )
-
-
-# Few enough for the context of a tiny model.
-SKILLS = """
-version: 1
-name: cart
-skills:
-  go_to:
-    description: drive to a place
-    arguments:
-      place: {type: place}
-    examples:
-      - {say: go to the dock, calls: go_to(place=dock)}
-"""
 
 
 class Uniform:
@@ -77,7 +63,7 @@ def folder(tmp_path_factory) -> Path:
         recipe_text(Path("model"), target="tensorrt", context_length=2048)
     )
     (path / "set.jsonl").write_text(DATASET)
-    (path / "skills.yaml").write_text(SKILLS)
+    (path / "skills.yaml").write_text(CART_SKILLS)
     (path / "text.txt").write_text("Bring me the red cup from the kitchen. " * 20)
     return path
 

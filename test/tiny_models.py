@@ -22,6 +22,29 @@ EOS = "<|im_end|>"
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", EOS]
 CONTEXT_LENGTH = 256
 SKILLS = Path(__file__).parent.parent / "config" / "skills" / "service_robot.yaml"
+# A small registry: few tokens, for the context of a tiny model.
+CART_SKILLS = """
+version: 1
+name: cart
+skills:
+  go_to:
+    description: drive to a place
+    arguments:
+      place: {type: place}
+    examples:
+      - {say: go to the dock, calls: go_to(place=dock)}
+      - {say: drive to the gate, calls: go_to(place=gate)}
+  turn:
+    description: turn
+    arguments:
+      direction: {type: choice, choices: [left, right]}
+      angle: {type: quantity, unit: deg, required: false}
+    examples:
+      - {say: turn left, calls: turn(direction=left)}
+  stop:
+    description: stop
+not_commands: [how are you]
+"""
 
 _SHAPE = {
     "hidden_size": 64,

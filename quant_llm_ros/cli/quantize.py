@@ -41,19 +41,24 @@ def add_parser(subcommands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _with_reference_decisions(bundle: Bundle, commands: Sequence[str]) -> Bundle:
-    """Let the bundle decide here, on the CPU, what every device must decide."""
+def _opened_here(path: Path) -> Understander:
+    """Open a bundle of any target on the CPU, so that what is measured is what will be served."""
     from quant_llm_ros.quantize.graph_run import open_on_cpu
 
-    registry = SkillRegistry.load(bundle.file(SKILLS))
-    engine = open_on_cpu(bundle)
+    bundle = Bundle.load(path)
+    skills = SkillRegistry.load(bundle.file(SKILLS))
+    return Understander.of_bundle(bundle, open_on_cpu(bundle), skills)
+
+
+def _with_reference_decisions(bundle: Bundle, commands: Sequence[str]) -> Bundle:
+    """Let the bundle decide here, on the CPU, what every device must decide."""
+    understander = _opened_here(bundle.path)
     try:
-        understander = Understander.of_bundle(bundle, engine, registry)
         spread = commands[:: max(1, len(commands) // reference_decisions.MOST)]
-        tried = reference_decisions.sentences(registry, spread)
+        tried = reference_decisions.sentences(understander.skills, spread)
         references = reference_decisions.record(understander.understand, tried)
     finally:
-        engine.close()
+        understander.close()
     if not references:
         raise BundleError("the model is not sure of any command that was tried")
     return reference_decisions.write(bundle, references)
@@ -124,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
                     bundle.path,
                     recipe.accuracy,
                     unquantized=unquantized,
+                    opened=_opened_here,
                     progress=lambda part: progress(
                         "evaluating", build_share + part * (0.98 - build_share)
                     ),

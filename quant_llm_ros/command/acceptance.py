@@ -24,6 +24,7 @@ def accept(
     *,
     unquantized: Path | None = None,
     progress: Callable[[float], None],
+    opened: Callable[[Path], Understander] = Understander.open,
 ) -> Bundle:
     """Evaluate a bundle and write into it how good it is.
 
@@ -37,6 +38,7 @@ def accept(
         dataset: Sentences with their meaning; see ``evaluation.load_dataset``.
         unquantized: Folder of the same model in FP32, or None.
         progress: Told the share that is done.
+        opened: Opens a bundle; where it is built, that need not be the runtime that serves it.
 
     Returns:
         The bundle with its figures.
@@ -53,7 +55,7 @@ def accept(
         progress(done / (len(rows) * len(models)))
 
     for path in models:
-        understander = Understander.open(path, min_confidence=0.0)
+        understander = opened(path)
         try:
             results.append(({}, []))
             figures = evaluate(

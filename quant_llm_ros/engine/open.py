@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 
 from quant_llm_ros.engine.bundle import Bundle
-from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.protocol import Engine
-from quant_llm_ros.engine.providers import AUTO, PROVIDERS
+from quant_llm_ros.engine.providers import AUTO, load_onnxruntime, PROVIDERS
 from quant_llm_ros.errors import EngineError
 
 _ONNXRUNTIME = "ort"
@@ -35,10 +34,15 @@ def open_engine(
     """
     if provider not in PROVIDERS:
         raise EngineError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+    # Neither engine is imported at the top: a robot has the libraries of one of them.
+    engine: Engine
     if bundle.target == _ONNXRUNTIME:
-        return OnnxRuntimeEngine.load(
+        load_onnxruntime()
+        module = importlib.import_module("quant_llm_ros.engine.onnxruntime_engine")
+        engine = module.OnnxRuntimeEngine.load(
             bundle, provider=provider, threads=threads, allow_fallback=allow_fallback
         )
+        return engine
     if bundle.target not in _TENSORRT:
         known = ", ".join((_ONNXRUNTIME, *_TENSORRT))
         raise EngineError(
@@ -50,7 +54,6 @@ def open_engine(
             f"run; set provider to auto, or serve a bundle of target ort (`quant_llm quantize` "
             f"with the default recipe)"
         )
-    # Not at the top: only a machine with an NVIDIA GPU has the libraries that it needs.
     module = importlib.import_module("quant_llm_ros.engine.tensorrt_engine")
-    engine: Engine = module.TensorRtEngine.open(bundle)
+    engine = module.TensorRtEngine.open(bundle)
     return engine

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
+import importlib
 from pathlib import Path
 from typing import Any
-
-import onnxruntime
 
 from quant_llm_ros.errors import EngineError
 
@@ -39,6 +38,21 @@ _HEAVY = ("MatMul", "MatMulNBits", "Gemm", "Attention", "GroupQueryAttention")
 Options = dict[str, str]
 
 
+def load_onnxruntime() -> Any:
+    """Import ONNX Runtime, which a robot that serves with TensorRT need not have.
+
+    Raises:
+        EngineError: It is not installed, or its libraries cannot be loaded.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except (ImportError, OSError) as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be imported ({error}); run `pip install onnxruntime`, or serve "
+            f"a bundle of target tensorrt with TensorRT"
+        ) from error
+
+
 def resolve(provider: str) -> str:
     """Find the provider that ``auto`` stands for here, and check that the installed wheel has it.
 
@@ -53,6 +67,7 @@ def resolve(provider: str) -> str:
     """
     if provider not in PROVIDERS:
         raise EngineError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+    onnxruntime = load_onnxruntime()
     available = onnxruntime.get_available_providers()
     if provider == AUTO:
         return "cuda" if _NAMES["cuda"] in available else CPU
@@ -117,18 +132,18 @@ def check_in_use(session: Any, provider: str, *, allow_fallback: bool) -> str:
     in_use = str(session.get_providers()[0])
     if provider == CPU or allow_fallback:
         return in_use
+    title = f"ONNX Runtime {load_onnxruntime().__version__}"
     if in_use != _NAMES[provider]:
         raise EngineError(
-            f"provider {provider}: {_NAMES[provider]} did not start, ONNX Runtime "
-            f"{onnxruntime.__version__} fell back to {in_use}; its reason stands on standard "
-            f"error: no GPU, a driver that is too old, or CUDA, cuDNN or TensorRT libraries that "
-            f"are missing or of another version. Correct that, set provider to {CPU}, or set "
-            f"allow_fallback"
+            f"provider {provider}: {_NAMES[provider]} did not start, {title} fell back to "
+            f"{in_use}; its reason stands on standard error: no GPU, a driver that is too old, or "
+            f"CUDA, cuDNN or TensorRT libraries that are missing or of another version. Correct "
+            f"that, set provider to {CPU}, or set allow_fallback"
         )
     left = _left_on_cpu(session)
     if left:
         raise EngineError(
-            f"provider {provider}: ONNX Runtime {onnxruntime.__version__} runs "
+            f"provider {provider}: {title} runs "
             f"{', '.join(f'{count} {name}' for name, count in left)} on the CPU, for which "
             f"{in_use} has no kernel; take a newer ONNX Runtime, set provider to {CPU}, or set "
             f"allow_fallback"

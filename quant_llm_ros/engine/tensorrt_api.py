@@ -275,8 +275,21 @@ def _monitor(trt: Any, progress: Step) -> Any:
 
 
 def _shapes(network: Any, sizes: Profile) -> dict[str, list[tuple[int, ...]]]:
-    """Least, typical and largest shape of each graph input whose shape changes."""
+    """Least, typical and largest shape of each graph input whose shape changes.
+
+    Raises:
+        EngineError: It has a size that the profile does not give.
+    """
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    for value in inputs:
+        for axis, size in enumerate(value.shape):
+            name = value.get_dimension_name(axis)
+            if size == -1 and name not in sizes:
+                raise EngineError(
+                    f"the graph's input {value.name} has a size {name!r} that changes; only "
+                    f"{' and '.join(sizes)} may, so this is no graph of target tensorrt or "
+                    f"tensorrt-jp6"
+                )
     return {
         value.name: [
             tuple(

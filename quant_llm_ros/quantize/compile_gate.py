@@ -15,6 +15,7 @@ from pathlib import Path
 import time
 
 from quant_llm_ros.engine.tensorrt_api import Profile, TensorRt
+from quant_llm_ros.engine.tensorrt_build import BuildOptions, decoder_profiles
 from quant_llm_ros.errors import EngineError
 
 MODULE = "tensorrt_rtx"
@@ -41,6 +42,12 @@ class CompileResult:
     def passed(self) -> bool:
         """An engine was made."""
         return self.engine_bytes > 0
+
+    def __str__(self) -> str:
+        """Say it in a few words, for a person."""
+        if not self.passed:
+            return f"refused: {'; '.join(self.errors)}"
+        return f"{self.engine_bytes / 1e6:.1f} MB, {self.seconds:.0f} s"
 
 
 def is_available() -> bool:
@@ -81,6 +88,24 @@ def compile_graph(
     for name in capabilities:
         trt.check_capability(name)
     return [_compile(trt, path, name, profiles, workspace_mib) for name in capabilities]
+
+
+def compile_decoder(path: Path, capabilities: Sequence[str] = CAPABILITIES) -> list[CompileResult]:
+    """Compile the graph of a bundle, for passes of the sizes that ``build-engine`` takes.
+
+    Args:
+        path: The ``.onnx`` file.
+        capabilities: For which GPUs.
+
+    Returns:
+        A result for each compute capability.
+
+    Raises:
+        EngineError: As for :func:`compile_graph`.
+    """
+    options = BuildOptions()
+    profiles = decoder_profiles(prompt=options.prompt_tokens, drafts=options.draft_tokens)
+    return compile_graph(path, capabilities, profiles, workspace_mib=options.workspace_mib)
 
 
 def _compile(

@@ -9,7 +9,8 @@ import tempfile
 from typing import Any, TYPE_CHECKING
 
 from quant_llm_ros.engine.bundle import Bundle
-from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.open import open_engine
+from quant_llm_ros.engine.protocol import Engine
 from quant_llm_ros.errors import EngineError, RecipeError
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report.energy import EnergyMeter, find_sensor
@@ -86,7 +87,7 @@ def measured_cost(budget: Budget, recipe: Recipe, device: Device) -> float:
         bundle = device.build(
             recipe, Path(folder) / "bundle", device.skills, lambda stage, part: None
         )
-        engine = OnnxRuntimeEngine.load(bundle, threads=device.threads)
+        engine = open_engine(bundle, threads=device.threads)
         try:
             if budget.name == LATENCY:
                 return timings(engine, bundle)["decode_ms"]
@@ -108,7 +109,7 @@ def check_sensor(budget: Budget) -> None:
         )
 
 
-def _energy(engine: OnnxRuntimeEngine, bundle: Bundle) -> float:
+def _energy(engine: Engine, bundle: Bundle) -> float:
     """Joules of one reference prompt and one decoded token, the mean over all prompts."""
     prompts = reference_prompts(bundle)
     with EnergyMeter(find_sensor()) as used:

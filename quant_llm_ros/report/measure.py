@@ -15,7 +15,8 @@ import numpy as np
 from quant_llm_ros.command.evaluation import decide_alone, evaluate, load_dataset
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import Bundle, REFERENCE, TOKENIZER
-from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from quant_llm_ros.engine.open import open_engine
+from quant_llm_ros.engine.protocol import Engine
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.report.energy import EnergyMeter, find_sensor
 from quant_llm_ros.report.perplexity import perplexity, read_text
@@ -68,7 +69,7 @@ def measure(bundle: Bundle, what: What, progress: Progress) -> dict[str, Any]:
     figures |= _decide(bundle, what, progress)
     # Before the perplexity, whose logits take memory that no decision does.
     figures["peak_memory_mb"] = peak_memory_mb()
-    engine = OnnxRuntimeEngine.load(bundle, threads=what.threads)
+    engine = open_engine(bundle, threads=what.threads)
     progress("timing", 0.7)
     figures |= timings(engine, bundle)
     progress("perplexity", 0.75)
@@ -120,7 +121,7 @@ def _decide(bundle: Bundle, what: What, progress: Progress) -> dict[str, Any]:
     }
 
 
-def timings(engine: OnnxRuntimeEngine, bundle: Bundle) -> dict[str, float]:
+def timings(engine: Engine, bundle: Bundle) -> dict[str, float]:
     """Time the reference prompts and decoding after the last of them.
 
     Args:
