@@ -54,6 +54,7 @@ class Tally:
     Attributes:
         sent: How often each text was sent.
         received: How often each was answered.
+        ids: How often each number of a command came.
         statuses: How often each status came.
         total_ms: What the node says that each command took, in milliseconds.
         outside_ms: What this side measured for those that were sent alone, minus that.
@@ -62,6 +63,7 @@ class Tally:
 
     sent: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     received: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    ids: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     statuses: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     total_ms: list[float] = dataclasses.field(default_factory=list)
     outside_ms: list[float] = dataclasses.field(default_factory=list)
@@ -78,15 +80,23 @@ class Tally:
         last = [mb for share, mb in self.memory_mb if share >= 0.9]
         growth = statistics.mean(last) / statistics.mean(first) - 1.0 if first and last else 0.0
         total = sorted(self.total_ms) or [0.0]
+        # Every stop has the same text, but no two commands have the same number.
+        texts_twice = (self.received - self.sent).total()
+        ids_twice = self.ids.total() - len(self.ids)
         return {
             "commands": self.sent.total(),
             "lost": (self.sent - self.received).total(),
-            "answered_twice": (self.received - self.sent).total(),
+            "answered_twice": max(texts_twice, ids_twice),
             "statuses": dict(sorted(self.statuses.items())),
             "total_ms_p50": round(statistics.median(total), 2),
             "total_ms_max": round(total[-1], 2),
             "outside_minus_total_ms_p50": round(statistics.median(self.outside_ms or [0.0]), 3),
             "memory_mb": round(self.memory_mb[-1][1], 1) if self.memory_mb else 0.0,
+            "memory_mb_by_tenth": [
+                round(statistics.mean(mbs), 1)
+                for tenth in range(10)
+                if (mbs := [mb for share, mb in self.memory_mb if int(share * 10) == tenth])
+            ],
             "memory_growth_second_half": round(growth, 4),
         }
 
@@ -224,6 +234,7 @@ def _take(client: Client, tally: Tally, timeout_s: float) -> float | None:
     if decision is None:
         return None
     tally.received[decision.text] += 1
+    tally.ids[decision.command_id] += 1
     tally.statuses[Status(decision.status).name] += 1
     tally.total_ms.append(decision.total_ms)
     return float(decision.total_ms)
