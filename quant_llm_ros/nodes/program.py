@@ -89,7 +89,7 @@ def _run(
     threads: int,
 ) -> int:
     import rclpy
-    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
     from rclpy.utilities import remove_ros_args
 
@@ -115,7 +115,8 @@ def _run(
         print(f"{program}: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return EXIT_FAILED
-    executor = MultiThreadedExecutor(num_threads=threads)
+    # With one thread, handing each callback to a pool would cost half as much again as itself.
+    executor = MultiThreadedExecutor(threads) if threads > 1 else SingleThreadedExecutor()
     executor.add_node(node)
     failures: list[str] = []
 
