@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _DRIVES = ("drive forward ten meters", "drive backward ten meters")
 _START_LIMIT_S = 300.0
 _REPLY_LIMIT_S = 60.0
-_IDLE_S = 10.0
 _DRIVE_S = 2.0
 # Zero velocity is held and the base has slowed down by then.
 _REST_S = 1.5
@@ -114,13 +113,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="reaction", description=__doc__.partition("\n")[0])
     parser.add_argument("--bundle", type=Path, default=Path("bundles/default"))
     parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    parser.add_argument(
+        "--idle",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds of doing nothing before the rounds (default: %(default)s)",
+    )
     parser.add_argument("--report", type=Path, help="write the figures to a file (JSON)")
     arguments = parser.parse_args(argv)
     environment.prepare()
     # A domain of its own, as the demo has it: a robot on this machine shall not hear this.
     os.environ.setdefault("ROS_DOMAIN_ID", str(50 + os.getpid() % 52))
     try:
-        figures = _run(Bundle.load(arguments.bundle), arguments.rounds)
+        figures = _run(Bundle.load(arguments.bundle), arguments.rounds, arguments.idle)
     except (QuantLlmError, OSError) as error:
         print(f"reaction: {error}", file=sys.stderr)
         return 1
@@ -130,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(bundle: Bundle, rounds: int) -> dict[str, Any]:
+def _run(bundle: Bundle, rounds: int, idle_s: float) -> dict[str, Any]:
     from quant_llm_ros.nodes.client import Client
 
     with tempfile.TemporaryFile() as log:
@@ -142,7 +148,7 @@ def _run(bundle: Bundle, rounds: int) -> dict[str, Any]:
                 ):
                     raise QuantLlmError("the nodes did not become active")
                 _get_going(client, ears)
-                return _measure(client, ears, nodes, rounds)
+                return _measure(client, ears, nodes, rounds, idle_s)
         except QuantLlmError:
             log.seek(0)
             sys.stderr.write(log.read().decode("utf-8", "replace")[-4000:])
@@ -190,11 +196,11 @@ def _get_going(client: Client, ears: Ears) -> None:
 
 
 def _measure(
-    client: Client, ears: Ears, nodes: dict[str, NodeProcess], rounds: int
+    client: Client, ears: Ears, nodes: dict[str, NodeProcess], rounds: int, idle_s: float
 ) -> dict[str, Any]:
-    idle_from = {name: node.cpu_s() for name, node in nodes.items()}
-    time.sleep(_IDLE_S)
-    idle = {n: (node.cpu_s() - idle_from[n]) / _IDLE_S for n, node in nodes.items()}
+    before = {name: node.cpu_s() for name, node in nodes.items()}
+    time.sleep(idle_s := max(idle_s, 0.1))
+    idle = {name: (node.cpu_s() - before[name]) / idle_s for name, node in nodes.items()}
 
     times_s: dict[str, list[float]] = {
         name: []
