@@ -8,7 +8,6 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import Any
 
@@ -27,12 +26,13 @@ from quant_llm_msgs.action import Understand
 from quant_llm_msgs.msg import BundleInfo, Decision, Heartbeat, KnownNames, LatencyStats
 from quant_llm_msgs.srv import LoadBundle
 from quant_llm_ros.nodes import messages, qos
+from quant_llm_ros.nodes.spinning import Spinner
 
 DISCOVERY_S = 10.0
 REPLY_S = 20.0
 RETRY_S = 2.0
 LOAD_S = 60.0
-END_S = 5.0
+END_S = 60.0  # a node gives itself 3.5 s; what hangs would do so for ever
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
@@ -91,37 +91,6 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-
-
-class Spinner:
-    """Runs the callbacks of nodes in a thread of its own, and ends in order.
-
-    A context that is shut down while another thread waits for its entities crashes now and then.
-    """
-
-    def __init__(self, context: rclpy.Context) -> None:
-        """Start the thread."""
-        self._executor = SingleThreadedExecutor(context=context)
-        self._closing = False
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def add(self, node: Any) -> None:
-        """Run the callbacks of a node too."""
-        self._executor.add_node(node)
-
-    def close(self) -> None:
-        """End the thread, then take its nodes away."""
-        self._closing = True
-        self._thread.join(REPLY_S)
-        nodes = self._executor.get_nodes()
-        self._executor.shutdown()
-        for node in nodes:
-            node.destroy_node()
-
-    def _spin(self) -> None:
-        while not self._closing:
-            self._executor.spin_once(timeout_sec=0.1)
 
 
 class Probe:
@@ -297,7 +266,7 @@ class Harness:
         self._processes: list[NodeProcess] = []
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)
-        self._spinner = Spinner(self._context)
+        self._spinner = Spinner(SingleThreadedExecutor(context=self._context))
         self._nodes: list[Any] = []
 
     def start(

@@ -14,10 +14,11 @@ import time
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped, Twist
-from node_harness import NodeProcess, Spinner, wait_for
+from node_harness import NodeProcess, wait_for
 from rcl_interfaces.srv import SetParameters
 import rclpy
 from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
@@ -28,6 +29,7 @@ from quant_llm_ros.command.decision import Safety, SkillCall
 from quant_llm_ros.execution.report import State
 from quant_llm_ros.geometry import Pose, wrap, yaw_of
 from quant_llm_ros.nodes import messages, qos
+from quant_llm_ros.nodes.spinning import Spinner
 
 # Far more than an idle machine needs: nothing is asserted about real time.
 START_S = 600.0
@@ -90,7 +92,7 @@ class Bench:
             Twist, "cmd_vel", lambda m: self.commands.append((time.monotonic(), m)), 1000
         )
         node.create_subscription(PoseStamped, "true_pose", self._on_pose, qos.VELOCITY)
-        self._spinner = Spinner(self._context)
+        self._spinner = Spinner(SingleThreadedExecutor(context=self._context))
         self._spinner.add(node)
 
     # Processes.

@@ -1,54 +1,58 @@
-"""What both packages ask rosdep for exists in Humble, Jazzy and Kilted."""
+"""What the packages depend on is there in Humble, Jazzy and Kilted, or said to come by pip."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
+import re
+from typing import Any
 
 from catkin_pkg.package import parse_package
 import pytest
+import yaml
 
-# Packages of the repositories that ros/rosdistro lists in humble/, jazzy/ and
-# kilted/distribution.yaml; the same in all three.
-RELEASED = {
-    "ament_cmake": {"ament_cmake"},
-    "ament_index": {"ament_index_python"},
-    "ament_lint": {"ament_flake8", "ament_pep257"},
-    "common_interfaces": {
-        "diagnostic_msgs",
-        "geometry_msgs",
-        "nav_msgs",
-        "sensor_msgs",
-        "std_msgs",
-        "std_srvs",
-    },
-    "launch": {"launch"},
-    "launch_ros": {"launch_ros"},
-    "rcl_interfaces": {
-        "action_msgs",
-        "builtin_interfaces",
-        "lifecycle_msgs",
-        "rcl_interfaces",
-        "rosgraph_msgs",
-    },
-    "rclpy": {"rclpy"},
-    "rosidl_defaults": {"rosidl_default_generators", "rosidl_default_runtime"},
-}
-# Keys of rosdep/python.yaml in ros/rosdistro (commit 000730dc).
-SYSTEM = {"python3-numpy", "python3-pytest", "python3-yaml"}
-OWN = {"quant_llm_msgs", "quant_llm_ros"}
+# Of PyPI and of rosdep: the same thing by another name.
+KEYS = {"numpy": "python3-numpy", "pyyaml": "python3-yaml"}
+
+
+@pytest.fixture(scope="module")
+def rosdep(repository: Path) -> dict[str, Any]:
+    return yaml.safe_load((repository / "test" / "data" / "rosdep.yaml").read_text())
+
+
+def asked(manifest: Path) -> set[str]:
+    package = parse_package(str(manifest))
+    kinds = (
+        package.build_depends,
+        package.buildtool_depends,
+        package.exec_depends,
+        package.test_depends,
+    )
+    return {depend.name for kind in kinds for depend in kind}
 
 
 @pytest.mark.parametrize("manifest", ["package.xml", "quant_llm_msgs/package.xml"])
-def test_rosdep_knows_every_dependency(repository: Path, manifest: str) -> None:
-    package = parse_package(str(repository / manifest))
-    asked = {
-        depend.name
-        for kind in (
-            package.build_depends,
-            package.buildtool_depends,
-            package.exec_depends,
-            package.test_depends,
-        )
-        for depend in kind
+def test_rosdep_knows_every_dependency(
+    repository: Path, rosdep: dict[str, Any], manifest: str
+) -> None:
+    known = {name for names in rosdep["released"].values() for name in names}
+    known |= {*rosdep["system"], "quant_llm_msgs", "quant_llm_ros"}
+    assert asked(repository / manifest) <= known
+
+
+def test_what_python_needs_comes_by_rosdep_or_by_pip(
+    repository: Path, rosdep: dict[str, Any]
+) -> None:
+    needs = {
+        re.split(r"[^\w-]", requirement, maxsplit=1)[0].lower()
+        for requirement in importlib.metadata.requires("quant_llm_ros") or []
+        if "extra ==" not in requirement
     }
-    assert asked <= SYSTEM | OWN | set().union(*RELEASED.values())
+    keys = {KEYS[name] for name in needs if name in KEYS}
+    assert keys <= asked(repository / "package.xml")
+    assert needs - set(KEYS) == set(rosdep["by_pip"])
+    readme = (repository / "README.md").read_text()
+    manifest = (repository / "package.xml").read_text()
+    for name in rosdep["by_pip"]:
+        assert name in readme
+        assert name in manifest

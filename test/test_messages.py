@@ -10,10 +10,11 @@ from rcl_interfaces.msg import ParameterType
 from rclpy.serialization import deserialize_message, serialize_message
 
 from quant_llm_msgs.msg import Decision as DecisionMsg
-from quant_llm_msgs.msg import LatencyStats
+from quant_llm_msgs.msg import Execution, LatencyStats
 from quant_llm_msgs.msg import SkillCall as SkillCallMsg
 from quant_llm_ros.command.decision import Decision, Safety, SkillCall, Stage, Status
 from quant_llm_ros.command.statistics import LatencyWindow
+from quant_llm_ros.execution.report import State
 from quant_llm_ros.nodes import messages
 
 pytestmark = pytest.mark.ros
@@ -39,6 +40,8 @@ def test_constants_of_the_messages_are_those_of_the_enums() -> None:
         assert getattr(DecisionMsg, f"STATUS_{status.name}") == status
     for safety in Safety:
         assert getattr(SkillCallMsg, f"SAFETY_{safety.name}") == safety
+    states = {name: getattr(Execution, name) for name in dir(Execution) if name[:6] == "STATE_"}
+    assert states == {f"STATE_{state.name}": state.value for state in State}
 
 
 @pytest.mark.parametrize("status", Status)

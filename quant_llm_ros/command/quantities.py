@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pint
+
+if TYPE_CHECKING:
+    import pint
 
 # Upper case stays: mW is not MW.
 _SUFFIX = re.compile(r"[A-Za-z][A-Za-z_]*")
@@ -14,7 +17,10 @@ _SUFFIX = re.compile(r"[A-Za-z][A-Za-z_]*")
 
 @functools.lru_cache(maxsize=1)
 def _units() -> pint.UnitRegistry:
-    # Building the registry takes a third of a second: once, and only where it is needed.
+    # Import and registry take half a second: once, and only where there are amounts; the executor
+    # has none.
+    import pint
+
     return pint.UnitRegistry(cache_folder=None)
 
 
@@ -31,13 +37,15 @@ def conversion_factor(unit: str, target: str) -> float:
             not a factor (degrees Celsius to Fahrenheit).
     """
     units = _units()
+    from pint import DimensionalityError, UndefinedUnitError
+
     try:
         with np.errstate(all="ignore"):  # decibels of nothing
             zero = units.Quantity(0.0, unit).to(target).magnitude
             one = units.Quantity(1.0, unit).to(target).magnitude
-    except pint.UndefinedUnitError as error:
+    except UndefinedUnitError as error:
         raise ValueError(str(error)) from error
-    except pint.DimensionalityError as error:
+    except DimensionalityError as error:
         raise ValueError(f"{unit!r} cannot be converted to {target!r}") from error
     except Exception as error:  # pint's parser raises many kinds for text such as "m m" or "%%"
         raise ValueError(f"{unit!r} or {target!r} is not a unit") from error

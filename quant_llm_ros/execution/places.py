@@ -30,8 +30,11 @@ def load_places(path: str | Path) -> dict[str, Pose]:
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise QuantLlmError(f"cannot read the places in {path}: {error}") from error
+    except OSError as error:
+        raise QuantLlmError(f"cannot read the places in {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise QuantLlmError(f"{path} is not valid YAML: {reason}") from error
     entries = data.get("places") if isinstance(data, dict) else None
     if not isinstance(entries, dict):
         raise QuantLlmError(

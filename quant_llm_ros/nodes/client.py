@@ -1,9 +1,8 @@
-"""A small client of the understanding node over DDS, and the node as a process of its own."""
+"""A small client of the understanding node over DDS, and nodes as processes of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import contextlib
 import os
 from pathlib import Path
 import queue
@@ -11,33 +10,34 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from types import TracebackType
 from typing import Any, IO
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import String
 
 from quant_llm_msgs.msg import BundleInfo, Decision, LatencyStats
 from quant_llm_ros.nodes import qos
+from quant_llm_ros.nodes.spinning import Spinner
 
 PROGRAM = "understanding_node"
 
 
 class NodeProcess:
-    """The program ``understanding_node``, started as a user starts it."""
+    """A program of this package, started as a user starts it."""
 
-    def __init__(self, parameters: Sequence[str], log: IO[bytes]) -> None:
+    def __init__(self, parameters: Sequence[str], log: IO[bytes], program: str = PROGRAM) -> None:
         """Start it.
 
         Args:
             parameters: Its parameters, each ``name:=value``.
             log: File that takes what it prints.
+            program: Its name.
         """
         self._process = subprocess.Popen(
-            [_program(), "--ros-args", *(part for p in parameters for part in ("-p", p))],
+            [_find(program), "--ros-args", *(part for p in parameters for part in ("-p", p))],
             stdout=log,
             stderr=log,
             # A Ctrl-C in the terminal is for the caller, which ends the node in order.
@@ -63,6 +63,16 @@ class NodeProcess:
         kib = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
         return kib * 1024 / 1e6
 
+    def cpu_s(self) -> float:
+        """Give the time of a processor that it has used so far, in s; 0 where unknown."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return 0.0
+        # Counted from behind the name in parentheses, which may hold anything: see proc(5).
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def stop(self, timeout_s: float = 10.0) -> int | None:
         """End it with SIGINT.
 
@@ -80,26 +90,30 @@ class NodeProcess:
 
 
 class Client:
-    """Sends commands and collects what the node publishes; use it as a context."""
+    """Sends commands and collects what the node publishes; use it as a context.
+
+    Attributes:
+        node: Its node, for whoever wants to hear more; its callbacks run in a thread of their own.
+        bundle: What is being served, once that has come.
+        latency: The latest statistics.
+    """
 
     def __init__(self) -> None:
         """Join the ROS domain of the environment."""
         # Signals are the caller's: rclpy would end the context on Ctrl-C, mid-conversation.
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)
-        self._node = rclpy.create_node("understanding_client", context=self._context)
+        self.node = rclpy.create_node("understanding_client", context=self._context)
         self._decisions: queue.SimpleQueue[Decision] = queue.SimpleQueue()
         self.bundle: BundleInfo | None = None
         self.latency: LatencyStats | None = None
         # In this order: once "bundle" has come, the node knows the subscription before it too.
-        self._node.create_subscription(Decision, "decision", self._decisions.put, qos.DECISION)
-        self._node.create_subscription(BundleInfo, "bundle", self._on_bundle, qos.BUNDLE)
-        self._node.create_subscription(LatencyStats, "latency", self._on_latency, qos.LATENCY)
-        self._publisher = self._node.create_publisher(String, "command", qos.COMMAND)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._spinner = threading.Thread(target=self._spin, daemon=True)
-        self._spinner.start()
+        self.node.create_subscription(Decision, "decision", self._decisions.put, qos.DECISION)
+        self.node.create_subscription(BundleInfo, "bundle", self._on_bundle, qos.BUNDLE)
+        self.node.create_subscription(LatencyStats, "latency", self._on_latency, qos.LATENCY)
+        self._publisher = self.node.create_publisher(String, "command", qos.COMMAND)
+        self._spinner = Spinner(SingleThreadedExecutor(context=self._context))
+        self._spinner.add(self.node)
 
     def __enter__(self) -> Client:
         """Return the client."""
@@ -112,8 +126,8 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         """Leave the ROS domain."""
+        self._spinner.close()
         self._context.try_shutdown()
-        self._spinner.join(2.0)
 
     def wait_ready(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until the node takes commands and its decisions will arrive here.
@@ -125,7 +139,7 @@ class Client:
         return _wait_for(
             lambda: (
                 self._publisher.get_subscription_count() > 0
-                and self._node.count_publishers("decision") > 0
+                and self.node.count_publishers("decision") > 0
                 and self.bundle is not None
             ),
             timeout_s,
@@ -166,10 +180,6 @@ class Client:
     def _on_latency(self, message: LatencyStats) -> None:
         self.latency = message
 
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
-
 
 def _wait_for(
     condition: Callable[[], Any], timeout_s: float, give_up: Callable[[], bool] = lambda: False
@@ -182,14 +192,14 @@ def _wait_for(
     return True
 
 
-def _program() -> str:
-    """Find the installed program: beside this Python, as `ros2 run` does, or on the path."""
+def _find(program: str) -> str:
+    """Find an installed program: beside this Python, as `ros2 run` does, or on the path."""
     folders = [Path(sys.executable).parent]
     folders += [
         Path(prefix) / "lib" / "quant_llm_ros"
         for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
     ]
-    found = shutil.which(PROGRAM, path=os.pathsep.join(map(str, folders))) or shutil.which(PROGRAM)
+    found = shutil.which(program, path=os.pathsep.join(map(str, folders))) or shutil.which(program)
     if found is None:
-        raise FileNotFoundError(f"{PROGRAM} is not installed; run `make setup` or colcon build")
+        raise FileNotFoundError(f"{program} is not installed; run `make setup` or colcon build")
     return found

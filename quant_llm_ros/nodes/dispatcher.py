@@ -26,7 +26,6 @@ from quant_llm_ros.errors import QuantLlmError
 from quant_llm_ros.nodes import messages, qos, tracing
 from quant_llm_ros.nodes.parameters import Settings
 
-_LATENCY_TICK_S = 0.1
 _CLOSE_LIMIT_S = 2.0
 _ACKNOWLEDGE_LIMIT_S = 0.5
 _LOGGED_CHARS = 80
@@ -79,8 +78,8 @@ class Dispatcher:
         self._period_s = 0.0
         self._due = False
         self._published_s = 0.0
-        self._timers: list[Timer] = []
-        self._ticking = threading.Lock()  # no timer is amid its publication when it is destroyed
+        self._timer: Timer | None = None
+        self._ticking = threading.Lock()  # not amid its publications when it is destroyed
 
     @property
     def is_open(self) -> bool:
@@ -114,10 +113,7 @@ class Dispatcher:
             )
         # By the steady clock: with use_sim_time and a paused simulation they have to go on.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers = [
-            self._node.create_timer(_LATENCY_TICK_S, self._publish_latency, clock=steady),
-            self._node.create_timer(qos.HEARTBEAT_PERIOD_S, self._beat, clock=steady),
-        ]
+        self._timer = self._node.create_timer(qos.HEARTBEAT_PERIOD_S, self._tick, clock=steady)
 
     def apply(self, settings: Settings) -> None:
         """Take over parameters that can change at any time."""
@@ -142,8 +138,9 @@ class Dispatcher:
         with self._gate:
             service, self._service = self._service, None
         with self._ticking:
-            while self._timers:
-                self._node.destroy_timer(self._timers.pop())
+            if self._timer is not None:
+                self._node.destroy_timer(self._timer)
+                self._timer = None
         if service is not None and not service.close(_CLOSE_LIMIT_S):
             self.hung, self.hung_in = service.worker, service.hung_in
             stalled = service.load.stalled
@@ -226,31 +223,30 @@ class Dispatcher:
                 f"decision of command {ticket.id} not delivered:\n{traceback.format_exc()}"
             )
 
-    def _publish_latency(self) -> None:
-        # Soon after a decision, yet not once for each of a burst.
-        now_s = time.monotonic()
-        if not self._due and now_s - self._published_s < self._period_s:
-            return
-        self._due = False
-        self._published_s = now_s
-        stamp = self._node.get_clock().now().to_msg()
-        message = messages.latency_to_msg(self._window.summary(), stamp=stamp)
+    def _tick(self) -> None:
         with self._ticking:
-            if self._timers:
-                self._latency.publish(message)
+            if self._timer is None:
+                return
+            self._beat()
+            # Soon after a decision, yet not once for each of a burst.
+            now_s = time.monotonic()
+            if self._due or now_s - self._published_s >= self._period_s:
+                self._due = False
+                self._published_s = now_s
+                stamp = self._node.get_clock().now().to_msg()
+                self._latency.publish(messages.latency_to_msg(self.summary(), stamp=stamp))
 
     def _beat(self) -> None:
         load = self.load
         state = Heartbeat.STATE_BUSY if load.busy else Heartbeat.STATE_IDLE
-        message = Heartbeat(
-            header=Header(stamp=self._node.get_clock().now().to_msg()),
-            state=Heartbeat.STATE_STALLED if load.stalled else state,
-            waiting=load.waiting,
-            silent_s=load.silent_s,
+        self._heartbeat.publish(
+            Heartbeat(
+                header=Header(stamp=self._node.get_clock().now().to_msg()),
+                state=Heartbeat.STATE_STALLED if load.stalled else state,
+                waiting=load.waiting,
+                silent_s=load.silent_s,
+            )
         )
-        with self._ticking:
-            if self._timers:
-                self._heartbeat.publish(message)
 
 
 def _ignore(command: Command, decision: Decision) -> None:

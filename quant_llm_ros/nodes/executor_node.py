@@ -16,8 +16,8 @@ Parameters: `ros2 param list /executor` and `ros2 param describe /executor NAME`
 config/executor.yaml of the package quant_llm_ros.
 """
 
-# A transition can wait for acknowledgements in one of them; stops need another.
-_THREADS = 3
+# No callback waits for anything but a deactivation for its acknowledgements, and it stops first.
+_THREADS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

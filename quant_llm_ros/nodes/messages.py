@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from builtin_interfaces.msg import Duration, Time
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -21,7 +21,9 @@ from quant_llm_msgs.msg import SkillCall as SkillCallMsg
 from quant_llm_ros.command.decision import ArgumentValue, Decision, SkillCall, Status
 from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.statistics import LatencySummary
-from quant_llm_ros.command.understander import Understander
+
+if TYPE_CHECKING:  # the executor speaks the same messages and loads no model
+    from quant_llm_ros.command.understander import Understander
 
 REPLACEMENT_CHARACTER = "\ufffd"
 

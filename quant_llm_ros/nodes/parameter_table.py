@@ -88,7 +88,9 @@ class Spec:
             value = float(value)
         right_type = type(value) is type(self.default)
         if not right_type or (self.is_number and not self.low <= value <= self.high):
-            limits = f" from {self.low:g} to {self.high:g}" if self.is_number else ""
+            limits = (
+                f" from {_written(self.low)} to {_written(self.high)}" if self.is_number else ""
+            )
             raise QuantLlmError(
                 f"parameter '{self.name}' is {value!r}; "
                 f"expected {_TYPE_NAMES[type(self.default)]}{limits}"
@@ -123,6 +125,10 @@ class ChoiceSpec(Spec):
                 f"parameter '{self.name}' is {value!r}; expected one of {', '.join(self.choices)}"
             )
         return value
+
+
+def _written(limit: float) -> str:
+    return str(int(limit)) if float(limit).is_integer() else f"{limit:g}"
 
 
 class ParameterTable(Generic[SettingsT]):
@@ -168,14 +174,22 @@ class ParameterTable(Generic[SettingsT]):
         self._warn_of_unknown(overrides)
         node.add_on_set_parameters_callback(self._on_set)
 
-    def require_valid(self) -> None:
+    def require_valid(self, *, read_only: bool = False) -> None:
         """Check that no parameter was given an unusable value and not corrected since.
+
+        Args:
+            read_only: Those too that can only be corrected by a new start.
 
         Raises:
             QuantLlmError: Names the parameters and what is wrong with them.
         """
-        if self._problems:
-            raise QuantLlmError("; ".join(self._problems.values()))
+        problems = [
+            problem
+            for name, problem in self._problems.items()
+            if read_only or not self._specs[name].read_only
+        ]
+        if problems:
+            raise QuantLlmError("; ".join(problems))
 
     def adopt(self, **values: Any) -> None:
         """Take over values of loading parameters that the node itself has put into effect."""
@@ -194,8 +208,7 @@ class ParameterTable(Generic[SettingsT]):
                 value = spec.accept(override.value)
             except QuantLlmError as error:
                 self._node.get_logger().error(str(error))
-                if not spec.read_only:  # it could not be corrected
-                    self._problems[spec.name] = str(error)
+                self._problems[spec.name] = str(error)
         self._node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
         return value
 

@@ -144,7 +144,7 @@ SPECS: tuple[Spec, ...] = (
         "latency_period_s",
         1.0,
         "Longest time between two publications of the latency statistics, in seconds.",
-        0.1,
+        0.2,
         3600.0,
     ),
     Spec(

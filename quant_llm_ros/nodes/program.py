@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from typing import Any, Protocol
 
 from quant_llm_ros.errors import QuantLlmError
@@ -24,6 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # The node has to be gone within 5 s of a signal, whatever hangs.
 _END_LIMIT_S = 2.5
+_STOP_LIMIT_S = 0.5
 _EXIT_LIMIT_S = 3.5
 
 
@@ -89,9 +89,11 @@ def _run(
     threads: int,
 ) -> int:
     import rclpy
-    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
     from rclpy.utilities import remove_ros_args
+
+    from quant_llm_ros.nodes.spinning import Spinner
 
     try:
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
@@ -113,22 +115,29 @@ def _run(
         print(f"{program}: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return EXIT_FAILED
-    executor = MultiThreadedExecutor(num_threads=threads)
+    # With one thread, handing each callback to a pool would cost half as much again as itself.
+    executor = MultiThreadedExecutor(threads) if threads > 1 else SingleThreadedExecutor()
     executor.add_node(node)
-    spinner = _Spinner(executor, node.get_logger())
-    spinner.start()
+    failures: list[str] = []
+
+    def lost(reason: str) -> None:
+        node.get_logger().fatal(reason)
+        failures.append(reason)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    spinner = Spinner(executor, log=node.get_logger().error, on_lost=lost)
     if node.wants_autostart and not signal.sigpending().intersection(_SIGNALS):
         executor.create_task(node.autostart)
 
     number = signal.sigwait(_SIGNALS)
-    status = EXIT_FAILED if spinner.failed else EXIT_OK
+    status = EXIT_FAILED if failures else EXIT_OK
     watchdog = threading.Timer(_EXIT_LIMIT_S, _exit_now, (status,))
     watchdog.daemon = True
     watchdog.start()
-    if not spinner.failed:
+    if not failures:
         node.get_logger().info(f"ending after {signal.Signals(number).name}")
     ended = node.end(_END_LIMIT_S)
-    spinner.stop()
+    spinner.stop(_STOP_LIMIT_S)
     if ended:
         executor.shutdown()
     node.destroy_node()
@@ -137,42 +146,6 @@ def _run(
         _exit_now(status)
     watchdog.cancel()
     return status
-
-
-class _Spinner(threading.Thread):
-    """Runs the executor beside the main thread, which waits for signals."""
-
-    def __init__(self, executor: Any, logger: Any) -> None:
-        super().__init__(name="executor", daemon=True)
-        self.failed = False
-        self._executor = executor
-        self._logger = logger
-        self._stopping = False
-
-    def run(self) -> None:
-        while not self._stopping:
-            try:
-                self._executor.spin_once()
-            except Exception as error:
-                if self._stopping:
-                    return
-                if not self._executor.context.ok():
-                    self._fail(f"ROS has been shut down: {error}")
-                    return
-                # A callback failed, and rclpy raises that here: one bad callback does not end
-                # the node.
-                self._logger.error(f"callback failed:\n{traceback.format_exc()}")
-
-    def stop(self) -> None:
-        """End the thread; callbacks that are already running go on."""
-        self._stopping = True
-        self._executor.create_task(lambda: None)  # spin_once() returns only after some work
-        self.join(1.0)
-
-    def _fail(self, reason: str) -> None:
-        self._logger.fatal(reason)
-        self.failed = True
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _exit_now(status: int) -> None:

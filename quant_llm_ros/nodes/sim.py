@@ -61,7 +61,7 @@ class SimNode(Node):
         self._table: ParameterTable[SimSettings] = ParameterTable(
             self, SPECS, SimSettings, on_change=self._apply
         )
-        self._table.require_valid()
+        self._table.require_valid(read_only=True)
         settings = self._table.settings
         path = os.path.expanduser(settings.world) or share_path("config/simulation/flat.yaml")
         self._world = load_world(path)

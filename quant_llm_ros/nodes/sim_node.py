@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 after a signal, 1 when the world or a parameter cannot be used or after a
         failure of ROS, 2 for wrong arguments.
     """
-    return program.run("sim_node", _USAGE, _make, argv, threads=2)
+    return program.run("sim_node", _USAGE, _make, argv, threads=1)
 
 
 def _make() -> program.ProgramNode:

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from quant_llm_ros.errors import QuantLlmError
 from quant_llm_ros.nodes import environment
-from quant_llm_ros.nodes.watch_view import frame
+from quant_llm_ros.nodes.watch_view import frame, Heard
 
 EXIT_OK = 0
 EXIT_NOBODY = 1
@@ -66,8 +66,19 @@ def run(namespace: str, once_s: float | None, svg: str | os.PathLike[str] | None
     finally:
         watcher.close()
     if svg is not None:
-        with open(os.devnull, "w") as nowhere:
-            picture = Console(record=True, width=_SVG_WIDTH, file=nowhere, highlight=False)
-            picture.print(frame(watcher.heard, time.monotonic()))
-        picture.save_svg(os.fspath(svg), title="quant_llm watch")
+        save_picture(watcher.heard, svg, time.monotonic())
     return EXIT_OK if once_s is None or watcher.heard.is_anybody else EXIT_NOBODY
+
+
+def save_picture(heard: Heard, file: str | os.PathLike[str], now_s: float) -> None:
+    """Write a frame to an SVG file.
+
+    Args:
+        heard: What was heard.
+        file: The file.
+        now_s: Time now on the clock of ``heard.health``, s.
+    """
+    with open(os.devnull, "w") as nowhere:
+        picture = Console(record=True, width=_SVG_WIDTH, file=nowhere, highlight=False)
+        picture.print(frame(heard, now_s))
+    picture.save_svg(os.fspath(file), title="quant_llm watch")

@@ -181,7 +181,7 @@ def _health(heard: Heard, now_s: float) -> RenderableType:
     if not heard.health:
         return Text("nothing on /diagnostics", "dim")
     table = Table(box=None, pad_edge=False)
-    for column in ("what", "level", "message", "values"):
+    for column in ("what", "level", "message", ""):
         table.add_column(column)
     for name, (heard_s, status) in sorted(heard.health.items()):
         # rclpy gives the type "byte" as bytes of length 1.
@@ -189,7 +189,9 @@ def _health(heard: Heard, now_s: float) -> RenderableType:
         if now_s - heard_s > STALE_S:
             level = _STALE
         word, style = _LEVELS[min(level, _STALE)]
-        values = ", ".join(f"{pair.key} {pair.value}" for pair in status.values)
+        # Where all is well the message says enough, and a terminal is small.
+        shown = status.values if level else ()
+        values = ", ".join(f"{pair.key} {pair.value}" for pair in shown)
         table.add_row(
             Text(printable(name)),
             Text(word, style),

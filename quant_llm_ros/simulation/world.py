@@ -53,8 +53,11 @@ def load_world(path: str | Path) -> World:
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise QuantLlmError(f"cannot read the world {path}: {error}") from error
+    except OSError as error:
+        raise QuantLlmError(f"cannot read the world {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise QuantLlmError(f"{path} is not valid YAML: {reason}") from error
     if not isinstance(data, dict):
         raise QuantLlmError(f"{path}: expected a mapping with the keys {', '.join(sorted(_KEYS))}")
     if unknown := set(map(str, data)) - _KEYS:
