@@ -196,6 +196,7 @@ class Understander:
         *,
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
         min_confidence: float = 0.0,
+        drafts: bool = True,
     ) -> Understander:
         """Prepare for commands with a bundle's prompt and calibration, and no self-test.
 
@@ -205,6 +206,7 @@ class Understander:
             skills: The registry to decide among.
             max_command_chars: Longest accepted command, in characters.
             min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
+            drafts: Whether answers are guessed.
 
         Raises:
             QuantLlmError: The registry does not fit.
@@ -217,8 +219,8 @@ class Understander:
             max_command_chars=max_command_chars,
             min_confidence=min_confidence,
             temperature=bundle.temperature,
-            examples_in_prompt=bundle.prompt_examples == "always"
-            or (bundle.prompt_examples == "other" and not own),
+            examples_in_prompt=bundle.shows_examples(skills.sha256),
+            drafts=drafts,
             drafter_file=bundle.path / DRAFTER if own and DRAFTER in bundle.files else None,
         )
         self.bundle = bundle
