@@ -24,8 +24,8 @@ from quant_llm_ros.quantize.variants import of_shape, SHAPES, with_context
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("growth")
-    model = make_folder(folder / "model", max_position_embeddings=2048)
-    return build_tiny(folder, model, context_length=2048)
+    model = make_folder(folder / "model", max_position_embeddings=4096)
+    return build_tiny(folder, model, context_length=4096)
 
 
 @pytest.mark.parametrize("count", [10, 16, 500])
@@ -37,8 +37,8 @@ def test_registries_of_any_size(repository: Path, count: int) -> None:
 
 
 def test_a_longer_context_changes_no_logits(bundle: Bundle, tmp_path: Path) -> None:
-    longer = with_context(bundle, tmp_path / "long", 4096)
-    assert longer.model.context_length == 4096
+    longer = with_context(bundle, tmp_path / "long", 6144)
+    assert longer.model.context_length == 6144
     tokens = list(range(30, 90))
     logits = []
     for one in (bundle, longer):
@@ -48,7 +48,7 @@ def test_a_longer_context_changes_no_logits(bundle: Bundle, tmp_path: Path) -> N
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
     engine = OnnxRuntimeEngine.load(longer, threads=1)
     for _ in range(40):
-        engine.append(tokens)  # 2,400: more than the bundle's own context
+        engine.append(tokens * 2)  # 4,800: more than the bundle's own context
     assert np.isfinite(engine.append([5])).all()
     engine.close()
 

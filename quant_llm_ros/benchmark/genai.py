@@ -123,7 +123,11 @@ class GenaiEngine:
 
 
 class GenaiGuided:
-    """onnxruntime-genai generating under its own guidance."""
+    """onnxruntime-genai generating under its own guidance.
+
+    Attributes:
+        runtime: Its version.
+    """
 
     def __init__(
         self,
@@ -147,6 +151,7 @@ class GenaiGuided:
             EngineError: onnxruntime-genai is not installed or cannot load the folder.
         """
         self._library = load_library()
+        self.runtime = f"onnxruntime-genai {self._library.__version__}"
         self._model = _load(self._library, folder)
         self._tokenizer = Tokenizer(f"{folder}/{TOKENIZER}")
         self._grammar = notation.Grammar(registry)

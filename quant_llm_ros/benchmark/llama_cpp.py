@@ -76,6 +76,8 @@ class LlamaCppEngine:
         context_params.n_ctx = context_length
         context_params.n_batch = context_params.n_ubatch = _BATCH
         context_params.n_threads = context_params.n_threads_batch = threads
+        # Logits of several tokens of a pass, which verifying a draft needs; 1 is the default.
+        context_params.n_outputs_max_per_seq = 0
         # Flash attention is left to llama.cpp (AUTO), and so is the repacking of 4-bit weights for
         # this CPU's instructions (use_extra_bufts): both are on by default.
         self._context = library.llama_init_from_model(self._model, context_params)
@@ -88,7 +90,7 @@ class LlamaCppEngine:
         self.context_length = context_length
         self._length = 0
         self.info = EngineInfo(
-            runtime=f"llama-cpp-python {library.__version__}",
+            runtime=_described(library),
             provider="CPU",
             load_ms=(time.perf_counter() - started) * 1e3,
         )
@@ -152,6 +154,9 @@ class LlamaCppChat:
 
     It keeps what a prompt shares with the one before it in its cache, so that instruction and
     skills are computed once.
+
+    Attributes:
+        runtime: Version, and the instructions that it was compiled for.
     """
 
     def __init__(
@@ -179,6 +184,7 @@ class LlamaCppChat:
             chat_format="chatml",
             verbose=False,
         )
+        self.runtime = _described(library)
         self._system = json_calls.instruction(registry)
         self._format = {"type": "json_object", "schema": json_calls.schema(registry)}
         self._decision = json_calls.JsonDecisions(registry)
@@ -222,3 +228,9 @@ class LlamaCppChat:
     def close(self) -> None:
         """Release the memory."""
         self._llama.close()
+
+
+def _described(library: Any) -> str:
+    """Give the version and the instructions that it was compiled for."""
+    features = " ".join(library.llama_print_system_info().decode().split())
+    return f"llama-cpp-python {library.__version__} {features}"

@@ -67,6 +67,7 @@ class Ours:
 
     Attributes:
         understander: What decides.
+        runtime: What runs the model, with its version.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Ours:
             )
         self.understander = Understander.of_bundle(bundle, engine, skills, drafts=features.draft)
         self.understander.answerer.decode = self._decode
+        self.runtime = engine.info.runtime
         self._features = features
         self._answer = Answer("", 0.0, 0)
 

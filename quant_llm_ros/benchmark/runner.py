@@ -45,7 +45,13 @@ class Settings:
 
 
 class Contender(Protocol):
-    """Something that decides about sentences."""
+    """Something that decides about sentences.
+
+    Attributes:
+        runtime: What runs the model, with its version.
+    """
+
+    runtime: str
 
     def __call__(self, sentence: str) -> Sample:
         """Decide about one cleaned sentence."""
@@ -171,4 +177,4 @@ def _measure(settings: Settings, mode: str, sentences: tuple[str, ...]) -> Resul
             extra["floor_ms"] = round(weight_bytes / bandwidth * 1e3, 3)
     finally:
         measured.close()
-    return Result(mode, load_ms, peak_mb, samples, extra)
+    return Result(mode, load_ms, peak_mb, samples, extra, measured.runtime)

@@ -66,6 +66,7 @@ class Result:
         peak_mb: Most memory that its process held, in megabytes.
         samples: One for each sentence.
         extra: Other figures by name.
+        runtime: What ran it, with its version.
     """
 
     contender: str
@@ -73,6 +74,7 @@ class Result:
     peak_mb: float
     samples: tuple[Sample, ...]
     extra: dict[str, float] = dataclasses.field(default_factory=dict)
+    runtime: str = ""
 
     def figures(self) -> dict[str, Any]:
         """Give the figures over all sentences."""
@@ -82,6 +84,7 @@ class Result:
         drafted = sum(sample.drafted for sample in samples)
         return {
             "contender": self.contender,
+            "runtime": self.runtime,
             "n": len(samples),
             "total_ms": percentiles([sample.total_ms for sample in samples]),
             "prefill_ms": percentiles([sample.prefill_ms for sample in samples]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 import shutil
 from typing import Any
@@ -27,7 +26,7 @@ def write_genai(bundle: Bundle, folder: Path, *, threads: int) -> None:
 
     Args:
         bundle: Of target ``ort``.
-        folder: Where; it is made. On the bundle's file system the weights take no space.
+        folder: Where; it is made.
         threads: CPU threads of a pass.
 
     Raises:
@@ -46,7 +45,8 @@ def write_genai(bundle: Bundle, folder: Path, *, threads: int) -> None:
         for entry in tensor.external_data
         if entry.key == "location"
     }:
-        _linked(bundle.file(name), folder / name)
+        # No hard link: onnx refuses to read weights that have several.
+        shutil.copyfile(bundle.file(name), folder / name)
     shutil.copyfile(bundle.file(TOKENIZER), folder / TOKENIZER)
     # Its tokenizer, which its guidance needs, reads this file; the prompts come as tokens.
     (folder / "tokenizer_config.json").write_text(
@@ -125,11 +125,3 @@ def _config(bundle: Bundle, threads: int) -> dict[str, Any]:
             "past_present_share_buffer": False,
         },
     }
-
-
-def _linked(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)

@@ -7,8 +7,6 @@ serve: nothing checks what they compute.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import contextlib
-import os
 from pathlib import Path
 import shutil
 from typing import Any
@@ -96,7 +94,7 @@ def with_context(bundle: Bundle, output: Path, context_length: int) -> Bundle:
         onnx.save(model, str(folder / MODEL))
         for name in bundle.files:
             if name != MODEL:
-                _link(bundle.file(name), folder / name)
+                _copy(bundle, name, folder)
         _describe(bundle, folder, [MODEL], {"context_length": context_length})
     return Bundle.load(output)
 
@@ -132,7 +130,7 @@ def of_shape(bundle: Bundle, output: Path, shape: DecoderConfig) -> Bundle:
         )
         for name in bundle.files:
             if name not in (MODEL, data):
-                _link(bundle.file(name), folder / name)
+                _copy(bundle, name, folder)
         _describe(bundle, folder, [MODEL, data], sizes)
     return Bundle.load(output)
 
@@ -178,9 +176,6 @@ def _describe(bundle: Bundle, folder: Path, new: list[str], sizes: Mapping[str, 
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):
-        os.link(source, target)
-        return
-    shutil.copyfile(source, target)  # another file system
+def _copy(bundle: Bundle, name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(bundle.file(name), folder / name)
