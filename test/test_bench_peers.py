@@ -13,7 +13,8 @@ import pytest
 from tiny_models import build_tiny, make_folder, recipe_text
 
 from quant_llm_ros.benchmark import genai, json_calls, llama_cpp
-from quant_llm_ros.benchmark.peers import genai_of, gguf_of
+from quant_llm_ros.benchmark.peers import genai_of, gguf_of, model_of, PEERS
+from quant_llm_ros.benchmark.runner import contender, Settings
 from quant_llm_ros.cli import bench
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.bundle import Bundle
@@ -24,13 +25,22 @@ from quant_llm_ros.errors import EngineError, RecipeError
 INSTALLED = importlib.util.find_spec("llama_cpp") is not None
 GENAI_INSTALLED = importlib.util.find_spec("onnxruntime_genai") is not None
 
+SKILLS = """
+version: 1
+name: cart
+skills:
+  go_to: {description: drive to a place, arguments: {place: {type: place}}}
+  turn: {description: turn, arguments: {direction: {type: choice, choices: [left, right]}}}
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("peers")
-    model = make_folder(folder / "model")
-    build_tiny(folder, model)
+    model = make_folder(folder / "model", max_position_embeddings=2048)
+    build_tiny(folder, model, context_length=2048)
     (folder / "other.yaml").write_text(recipe_text(model, context_length=128))
+    (folder / "skills.yaml").write_text(SKILLS)
     return folder
 
 
@@ -131,7 +141,7 @@ def test_onnxruntime_genai_computes_the_same_logits(folder: Path) -> None:
     bundle = Bundle.load(folder / "bundle")
     ours = OnnxRuntimeEngine.load(bundle, exact=True)
     theirs = genai.GenaiEngine(
-        str(genai_of(bundle, threads=1)), vocab_size=bundle.model.vocab_size, context_length=256
+        str(genai_of(bundle, threads=1)), vocab_size=bundle.model.vocab_size, context_length=2048
     )
     tokens = list(range(20, 60))
     for engine in (ours, theirs):
@@ -150,7 +160,7 @@ def test_llama_cpp_computes_the_same_logits(folder: Path) -> None:
     bundle = Bundle.load(folder / "bundle")
     ours = OnnxRuntimeEngine.load(bundle, exact=True)
     theirs = llama_cpp.LlamaCppEngine(
-        str(gguf_of(bundle, folder / "bundle.yaml")), threads=1, context_length=256
+        str(gguf_of(bundle, folder / "bundle.yaml")), threads=1, context_length=2048
     )
     assert theirs.vocab_size == ours.vocab_size
     tokens = list(range(20, 60))
@@ -162,3 +172,23 @@ def test_llama_cpp_computes_the_same_logits(folder: Path) -> None:
     assert float(np.abs(computed - expected).max() / np.abs(expected).max()) < 0.05
     theirs.close()
     ours.close()
+
+
+@pytest.mark.parametrize("mode", [mode for modes in PEERS.values() for mode in modes])
+def test_every_contender_answers(folder: Path, mode: str) -> None:
+    if not (GENAI_INSTALLED if mode in PEERS["onnxruntime_genai"] else INSTALLED):
+        pytest.skip("needs requirements/peers.txt")
+    bundle = Bundle.load(folder / "bundle")
+    peer = next(peer for peer, modes in PEERS.items() if mode in modes)
+    models = {peer: model_of(peer, bundle, folder / "bundle.yaml", threads=1)}
+    settings = Settings(str(bundle.path), str(folder / "skills.yaml"), 1, models=models)
+    asked = contender(settings, mode)
+    for sentence in ("go to the dock", "turn left", "go to the dock"):
+        sample = asked(sentence)
+        assert sample.total_ms > 0
+        assert sample.passes >= 1
+        assert sample.answer
+        assert sample.decision.split()[0] in ("ACCEPTED", "UNKNOWN", "CLARIFY", "INVALID", "ERROR")
+    assert ("pass_ms_16" in asked.costs()) is (mode.endswith("best") or mode.endswith("too"))
+    assert asked.runtime.startswith(("llama-cpp-python", "onnxruntime-genai"))
+    asked.close()
