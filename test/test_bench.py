@@ -16,7 +16,9 @@ from quant_llm_ros.benchmark import llama_cpp
 from quant_llm_ros.benchmark.machine import peak_memory_mb, read_bandwidth
 from quant_llm_ros.benchmark.ours import MODES, Ours, PLAIN, SERVED
 from quant_llm_ros.benchmark.picture import draw
+from quant_llm_ros.benchmark.profile import BETWEEN, profile
 from quant_llm_ros.benchmark.report import document, tables
+from quant_llm_ros.benchmark.runner import Settings
 from quant_llm_ros.benchmark.sample import compare, load_sentences, Result, Sample
 from quant_llm_ros.cli import bench
 from quant_llm_ros.engine import decoding
@@ -209,6 +211,12 @@ def test_a_run_from_end_to_end(
         assert row["floor_ms"] > 0
         assert row["pass_ms_16"] > 0
     assert len(figures["samples"][PLAIN]) == 3
+
+
+def test_a_pass_is_profiled(tiny: Path) -> None:
+    found = profile(Settings(str(tiny / "bundle"), str(tiny / "skills.yaml"), 1), 4)
+    assert {"MatMulNBits", "Attention", BETWEEN} <= set(found)
+    assert all(ms >= 0 for ms in found.values())
 
 
 def test_each_step_gives_the_same_answers(tiny: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,20 @@ from quant_llm_ros.benchmark import genai, llama_cpp
 from quant_llm_ros.benchmark.ours import PLAIN, SERVED
 from quant_llm_ros.benchmark.sample import compare, Result
 
+_LEAST_SHOWN_MS = 0.05
+
 
 def document(
-    results: Sequence[Result], start: tuple[float, float] | None = None
+    results: Sequence[Result],
+    start: tuple[float, float] | None = None,
+    profiles: Mapping[int, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Give all figures of a run; answers are compared with those of plain decoding.
 
     Args:
         results: Of the contenders.
         start: What ``start.first_decision`` gave.
+        profiles: What ``profile.profile`` gave, by number of tokens.
     """
     by_name = {result.contender: result for result in results}
     plain, served = by_name.get(PLAIN), by_name.get(SERVED)
@@ -46,6 +51,8 @@ def document(
     if start is not None:
         document["first_decision_s"] = round(start[0], 3)
         document["process_peak_mb"] = round(start[1], 1)
+    if profiles:
+        document["profiles_ms"] = {str(size): dict(found) for size, found in profiles.items()}
     document["goals"] = goals(document)
     return document
 
@@ -129,7 +136,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     for row in figures["goals"]:
         reached = "reached" if row["measured"] <= row["target"] else "not reached"
         aims.add_row(row["figure"], f"{row['measured']:g}", f"{row['target']:g}", reached)
-    return [times, costs, aims]
+    return [times, costs, aims, *_profiles(figures)]
 
 
 def write_json(figures: dict[str, Any], results: Sequence[Result], path: Path) -> None:
@@ -149,6 +156,25 @@ def write_json(figures: dict[str, Any], results: Sequence[Result], path: Path) -
     }
     text = json.dumps({**figures, "samples": samples}, ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def _profiles(figures: dict[str, Any]) -> list[Table]:
+    profiles = figures.get("profiles_ms")
+    if not profiles:
+        return []
+    sizes = list(profiles)
+    names = {name: None for size in sizes for name in profiles[size]}
+    grid = _table(
+        "what a pass spends its time on, with the profiler on",
+        [f"{size} new: ms" for size in sizes],
+        first="operator",
+    )
+    for name in names:
+        taken = [profiles[size].get(name, 0.0) for size in sizes]
+        if max(taken) >= _LEAST_SHOWN_MS:
+            grid.add_row(name, *(f"{ms:.2f}" for ms in taken))
+    grid.add_row("all", *(f"{sum(profiles[size].values()):.2f}" for size in sizes))
+    return [grid]
 
 
 def _table(title: str, columns: Sequence[str], first: str = "contender") -> Table:

@@ -12,18 +12,22 @@ from rich.console import Console
 from quant_llm_ros.benchmark.ours import MODES, PLAIN, SERVED
 from quant_llm_ros.benchmark.peers import model_of, PEERS
 from quant_llm_ros.benchmark.picture import draw
+from quant_llm_ros.benchmark.profile import profile
 from quant_llm_ros.benchmark.report import document, tables, write_json
+from quant_llm_ros.benchmark.runner import in_own_process, Settings
 from quant_llm_ros.benchmark.runner import run as run_contenders
-from quant_llm_ros.benchmark.runner import Settings
 from quant_llm_ros.benchmark.sample import load_sentences
 from quant_llm_ros.benchmark.start import first_decision
 from quant_llm_ros.cli.options import add_model_options, positive_int
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.engine.bundle import Bundle, SKILLS
+from quant_llm_ros.engine.providers import CPU, resolve
 from quant_llm_ros.resources import share_path
 
 _WIDTH = 150
+_PROFILED = (1, 16, 32)
+"""New tokens of the passes that are profiled: a decode step, a command, one with its draft."""
 
 
 def add_parser(subcommands: Any) -> None:
@@ -104,7 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"{result.contender}: {len(result.samples)} sentences, {seconds:.1f} s")
         results.append(result)
     start = None if arguments.check else first_decision(settings, sentences[0])
-    figures = document(results, start)
+    profiles = {}
+    if start is not None and bundle.target == "ort" and resolve(arguments.provider) == CPU:
+        profiles = {
+            size: in_own_process("the profile", profile, settings, size) for size in _PROFILED
+        }
+    figures = document(results, start, profiles)
     # In a file or a pipe no line of the tables is broken.
     printer = Console(width=None if sys.stdout.isatty() else _WIDTH)
     for table in tables(figures):
