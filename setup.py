@@ -49,7 +49,7 @@ setup(
     extras_require={
         "bench": ["matplotlib"],
         "onnxruntime": ["onnxruntime"],
-        "peers": ["llama-cpp-python"],
+        "peers": ["llama-cpp-python", "onnxruntime-genai"],
         "quantize": [
             "accelerate",
             "gguf",

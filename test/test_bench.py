@@ -7,20 +7,33 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 import pytest
 from rich.console import Console
 from tiny_models import build_tiny, CART_SKILLS, make_folder
 
+from quant_llm_ros.benchmark import llama_cpp
 from quant_llm_ros.benchmark.machine import peak_memory_mb, read_bandwidth
-from quant_llm_ros.benchmark.ours import MODES, Ours, PLAIN
-from quant_llm_ros.benchmark.report import document, draw, table
+from quant_llm_ros.benchmark.ours import MODES, Ours, PLAIN, SERVED
+from quant_llm_ros.benchmark.picture import draw
+from quant_llm_ros.benchmark.profile import BETWEEN, profile
+from quant_llm_ros.benchmark.report import document, tables
+from quant_llm_ros.benchmark.runner import Settings
 from quant_llm_ros.benchmark.sample import compare, load_sentences, Result, Sample
 from quant_llm_ros.cli import bench
+from quant_llm_ros.engine import decoding
 from quant_llm_ros.errors import DatasetError, EngineError
 
 
-def sample(sentence: str = "go", answer: str = "a", **changes: float) -> Sample:
-    fields = {"total_ms": 10.0, "prefill_ms": 6.0, "decode_ms": 4.0, "passes": 2, "tokens": 5}
+def sample(sentence: str = "go", answer: str = "a", **changes: float | str) -> Sample:
+    fields = {
+        "decision": answer,
+        "total_ms": 10.0,
+        "prefill_ms": 6.0,
+        "decode_ms": 4.0,
+        "passes": 2,
+        "tokens": 5,
+    }
     return Sample(sentence, answer, **{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -53,20 +66,44 @@ def test_only_ties_may_differ() -> None:
 
 
 def test_a_report_names_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = {"floor_ms": 2.0, "pass_ms_1": 4.0, "pass_ms_16": 10.0}
     results = [
         Result(PLAIN, 1.0, 2.0, (sample("one", "a"), sample("two", "b"))),
-        Result("ours, drafts", 1.0, 2.0, (sample("one", "a"), sample("two", "c"))),
-        Result("another runtime", 1.0, 2.0, (sample("one", "{}"), sample("two", "{}"))),
+        Result(SERVED, 1.0, 2.0, (sample("one", "a"), sample("two", "c")), costs),
+        Result(
+            llama_cpp.USERS,
+            1.0,
+            2.0,
+            (
+                sample("one", "{}", decision="a", total_ms=100.0),
+                sample("two", "{}", decision="INVALID", total_ms=100.0),
+            ),
+        ),
     ]
-    figures = document(results)
-    plain, drafts, other = figures["contenders"]
+    figures = document(results, (2.5, 300.0))
+    plain, served, other = figures["contenders"]
     assert plain["same_answers"] == 2
-    assert (drafts["same_answers"], drafts["different_answers"]) == (1, ["two"])
+    assert (served["same_answers"], served["different_answers"]) == (1, ["two"])
     assert "same_answers" not in other
-    Console(width=200).print(table(figures))
+    assert (served["same_decisions"], other["same_decisions"]) == (1, 1)
+    assert other["served_over_this"] == 0.1
+    reached = {row["figure"]: row["measured"] <= row["target"] for row in figures["goals"]}
+    assert reached == {
+        f"p50 over {llama_cpp.USERS}": False,
+        "passes, median": True,
+        "passes, p90": True,
+        "decode ms/token over the bandwidth floor": False,
+        "prefill of 16 new tokens over one decode step": True,
+        "answers that drafts changed": False,
+        "process start to first decision, s": True,
+        "peak memory of that process, MB": True,
+    }
+    for table in tables(figures):
+        Console(width=200).print(table)
     printed = capsys.readouterr().out
     assert "1 of 2" in printed
-    assert "another runtime" in printed
+    assert "not reached" in printed
+    assert llama_cpp.USERS in printed
 
 
 def test_the_picture_needs_matplotlib_or_is_drawn(tmp_path: Path) -> None:
@@ -114,20 +151,31 @@ def test_the_machine_is_measured() -> None:
     assert peak_memory_mb() > held.nbytes / 1e6
 
 
-def test_a_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = make_folder(tmp_path / "model", max_position_embeddings=2048)
-    bundle = build_tiny(tmp_path, model, context_length=2048)
-    (tmp_path / "skills.yaml").write_text(CART_SKILLS)
-    rows = [{"text": text} for text in ("go to the dock", "turn left by 30 degrees", "hello")]
-    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a bundle, a registry and sentences."""
+    folder = tmp_path_factory.mktemp("bench")
+    model = make_folder(folder / "model", max_position_embeddings=2048)
+    build_tiny(folder, model, context_length=2048)
+    (folder / "skills.yaml").write_text(CART_SKILLS)
+    rows = [
+        {"text": text} for text in ("go to the dock", "turn left by 30 degrees", "stop", "hello")
+    ]
+    (folder / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_a_run_from_end_to_end(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parser = argparse.ArgumentParser()
     bench.add_parser(parser.add_subparsers())
     arguments = parser.parse_args(
         [
             "bench",
-            f"--bundle={bundle.path}",
-            f"--skills={tmp_path / 'skills.yaml'}",
-            f"--dataset={tmp_path / 's.jsonl'}",
+            f"--bundle={tiny / 'bundle'}",
+            f"--skills={tiny / 'skills.yaml'}",
+            f"--dataset={tiny / 's.jsonl'}",
             f"--output={tmp_path / 'b.json'}",
             "--threads=1",
             "--check",
@@ -136,14 +184,52 @@ def test_a_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert arguments.run(arguments) == 0
     assert "from text to decision" in capsys.readouterr().out
     figures = json.loads((tmp_path / "b.json").read_text())
-    assert [row["contender"] for row in figures["contenders"]] == list(MODES)[2:]
+    assert [row["contender"] for row in figures["contenders"]] == [PLAIN, SERVED]
     for row in figures["contenders"]:
-        assert row["same_answers"] == 3
+        assert row["same_answers"] == 3  # «stop» needs no model
         assert row["different_answers"] == []
         assert row["total_ms"]["p50"] > 0
         assert row["floor_ms"] > 0
         assert row["pass_ms_16"] > 0
     assert len(figures["samples"][PLAIN]) == 3
+
+
+def test_a_pass_is_profiled(tiny: Path) -> None:
+    found = profile(Settings(str(tiny / "bundle"), str(tiny / "skills.yaml"), 1), 4)
+    assert {"MatMulNBits", "Attention", BETWEEN} <= set(found)
+    assert all(ms >= 0 for ms in found.values())
+
+
+def test_each_step_gives_the_same_answers(tiny: Path) -> None:
+    answers = []
+    passes = []
+    for features in MODES.values():
+        ours = Ours(str(tiny / "bundle"), str(tiny / "skills.yaml"), features, threads=1)
+        samples = [ours(text) for text in ("go to the dock", "turn left by 30 degrees", "hello")]
+        answers.append([(s.answer, s.decision, s.probability) for s in samples])
+        passes.append(sum(sample.passes for sample in samples))
+        ours.close()
+    assert answers == answers[:1] * len(MODES)
+    assert passes[0] > passes[1] > passes[2] >= passes[3] == passes[4]
+
+
+def test_a_changed_answer_is_noticed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that lets a wrong guess stand is what --check is for."""
+    right = Ours(str(tiny / "bundle"), str(tiny / "skills.yaml"), MODES[SERVED], threads=1)
+    wrong = Ours(str(tiny / "bundle"), str(tiny / "skills.yaml"), MODES[SERVED], threads=1)
+    best = decoding._best
+
+    def second(logits: NDArray[np.float32], allowed: NDArray[np.intp]) -> tuple[int, float, float]:
+        return best(logits, allowed[:-1] if len(allowed) > 1 else allowed)
+
+    sentences = ("go to the dock", "turn left by 30 degrees", "hello")
+    expected = [right(text) for text in sentences]
+    monkeypatch.setattr(decoding, "_best", second)
+    assert compare(expected, [wrong(text) for text in sentences]).different
+    right.close()
+    wrong.close()
 
 
 @pytest.mark.bundle
@@ -155,7 +241,7 @@ def test_drafts_change_no_answer_of_the_default_bundle(
             for name in ("mobile_robot", "statuses", "unseen_registry")]  # fmt: skip
     sentences = load_sentences(data, 200)
     results = []
-    for mode in (PLAIN, "ours, drafts that learn"):
+    for mode in (PLAIN, SERVED):
         ours = Ours(str(bundle_path), None, MODES[mode], threads=2)
         results.append([ours(sentence) for sentence in sentences])
         ours.close()

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from quant_llm_ros.command.skills import Argument, ArgumentType, SkillRegistry
+from quant_llm_ros.benchmark.sample import written
+from quant_llm_ros.command.calls import RawCall
+from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry
+from quant_llm_ros.command.units import written_number
+from quant_llm_ros.command.validator import Validator
 
 MAX_CALLS = 4
+MAX_TOKENS = 256
+"""Most tokens of an answer."""
+INVALID = "INVALID"
+"""The decision of an answer that is no whole one."""
 _MAX_CHARS = 64
 
 
@@ -39,6 +48,14 @@ def schema(registry: SkillRegistry) -> dict[str, Any]:
     }
 
 
+def compact(text: str) -> str:
+    """Write JSON without its spaces; what was cut off stays as it is."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+    except ValueError:
+        return text
+
+
 def instruction(registry: SkillRegistry) -> str:
     """Tell the model what to do; the skills as this package's own prompt has them."""
     lines = "\n".join(f"{s.signature}: {s.description}" for s in registry.skills.values())
@@ -46,6 +63,40 @@ def instruction(registry: SkillRegistry) -> str:
         "You turn what people say to a robot into calls of its skills, as a JSON object with the "
         f'list "calls"; it is empty when the text is not a command.\nSkills:\n{lines}'
     )
+
+
+class JsonDecisions:
+    """What JSON answers come to, by the rules that this package's own answers are held to."""
+
+    def __init__(self, registry: SkillRegistry) -> None:
+        """Take the registry that the answers call."""
+        self._registry = registry
+        self._validator = Validator(registry)
+
+    def __call__(self, answer: str) -> str:
+        """Write the decision of an answer; ``INVALID`` for one that is cut off."""
+        try:
+            calls = tuple(
+                _raw_call(self._registry.skills[call["skill"]], call["args"])
+                for call in json.loads(answer)["calls"]
+            )
+            outcome = self._validator.check(calls)
+        except (ValueError, KeyError, TypeError):
+            return INVALID
+        return written(outcome.status, outcome.calls)
+
+
+def _raw_call(skill: Skill, values: dict[str, Any]) -> RawCall:
+    """Write a call's values as this package's notation has them."""
+    arguments: dict[str, str] = {}
+    for argument in skill.arguments:
+        if argument.decision_name in values:
+            value = values[argument.decision_name]
+            quantity = argument.type is ArgumentType.QUANTITY
+            arguments[argument.name] = (
+                f"{written_number(value)} {argument.unit}" if quantity else str(value)
+            )
+    return RawCall(skill.name, arguments)
 
 
 def _arguments(arguments: tuple[Argument, ...]) -> dict[str, Any]:

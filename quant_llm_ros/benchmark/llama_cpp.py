@@ -1,13 +1,13 @@
 """llama.cpp as a contender: as its users run it, and at its best.
 
 At its best it runs this package's own decoding: the same compact answers, prompt prefix in the
-cache, masks by llguidance and forced tokens without a choice. So what differs is the runtime.
+cache, masks by llguidance and forced tokens without a choice. So what differs is the runtime, and
+the drafts. With drafts too it shows what is left to the runtime alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-import json
 import time
 from typing import Any
 
@@ -22,8 +22,8 @@ from quant_llm_ros.errors import ContextOverflowError, EngineError
 
 USERS = "llama.cpp, JSON schema"
 BEST = "llama.cpp, at its best"
+DRAFTED = "llama.cpp, with our drafts too"
 _BATCH = 512
-_MAX_TOKENS = 256
 
 
 def load_library() -> Any:
@@ -76,6 +76,10 @@ class LlamaCppEngine:
         context_params.n_ctx = context_length
         context_params.n_batch = context_params.n_ubatch = _BATCH
         context_params.n_threads = context_params.n_threads_batch = threads
+        # Logits of several tokens of a pass, which verifying a draft needs; 1 is the default.
+        context_params.n_outputs_max_per_seq = 0
+        # Flash attention is left to llama.cpp (AUTO), and so is the repacking of 4-bit weights for
+        # this CPU's instructions (use_extra_bufts): both are on by default.
         self._context = library.llama_init_from_model(self._model, context_params)
         if not self._context:
             raise EngineError(f"llama.cpp has no memory for a cache of {context_length} tokens")
@@ -86,7 +90,7 @@ class LlamaCppEngine:
         self.context_length = context_length
         self._length = 0
         self.info = EngineInfo(
-            runtime=f"llama-cpp-python {library.__version__}",
+            runtime=_described(library),
             provider="CPU",
             load_ms=(time.perf_counter() - started) * 1e3,
         )
@@ -150,6 +154,9 @@ class LlamaCppChat:
 
     It keeps what a prompt shares with the one before it in its cache, so that instruction and
     skills are computed once.
+
+    Attributes:
+        runtime: Version, and the instructions that it was compiled for.
     """
 
     def __init__(
@@ -172,45 +179,58 @@ class LlamaCppChat:
             n_ctx=context_length,
             n_threads=threads,
             n_threads_batch=threads,
+            # Off by default; without it attention is slower.
+            flash_attn=True,
             chat_format="chatml",
             verbose=False,
         )
+        self.runtime = _described(library)
         self._system = json_calls.instruction(registry)
         self._format = {"type": "json_object", "schema": json_calls.schema(registry)}
+        self._decision = json_calls.JsonDecisions(registry)
 
     def __call__(self, sentence: str) -> Sample:
         """Answer one cleaned sentence."""
-        started = time.perf_counter()
-        answer = self._llama.create_chat_completion(
+        started = prefilled = time.perf_counter()
+        pieces: list[str] = []
+        for part in self._llama.create_chat_completion(
             [
                 {"role": "system", "content": self._system},
                 {"role": "user", "content": sentence},
             ],
             temperature=0.0,
-            max_tokens=_MAX_TOKENS,
+            max_tokens=json_calls.MAX_TOKENS,
             response_format=self._format,
-        )
-        total_ms = (time.perf_counter() - started) * 1e3
-        tokens = int(answer["usage"]["completion_tokens"])
-        text = answer["choices"][0]["message"]["content"]
+            stream=True,
+        ):
+            piece = part["choices"][0]["delta"].get("content")
+            if piece:
+                if not pieces:
+                    prefilled = time.perf_counter()
+                pieces.append(piece)
+        ended = time.perf_counter()
+        text = json_calls.compact("".join(pieces))
         return Sample(
             sentence=sentence,
-            answer=_compact(text),
-            total_ms=total_ms,
-            prefill_ms=0.0,
-            decode_ms=total_ms,
-            passes=tokens,
-            tokens=tokens,
+            answer=text,
+            decision=self._decision(text),
+            total_ms=(ended - started) * 1e3,
+            prefill_ms=(prefilled - started) * 1e3,
+            decode_ms=(ended - prefilled) * 1e3,
+            passes=len(pieces),
+            tokens=len(pieces),
         )
+
+    def costs(self) -> dict[str, float]:
+        """Give nothing: its passes are measured in ``LlamaCppEngine``."""
+        return {}
 
     def close(self) -> None:
         """Release the memory."""
         self._llama.close()
 
 
-def _compact(text: str) -> str:
-    """Write JSON without its spaces; what was cut off stays as it is."""
-    try:
-        return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
-    except ValueError:
-        return text
+def _described(library: Any) -> str:
+    """Give the version and the instructions that it was compiled for."""
+    features = " ".join(library.llama_print_system_info().decode().split())
+    return f"llama-cpp-python {library.__version__} {features}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import json
 import math
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from quant_llm_ros.command import text as reading
+from quant_llm_ros.command.decision import SkillCall, Status
 from quant_llm_ros.errors import CommandError, DatasetError
 
 TIE = 1e-3
@@ -27,6 +28,7 @@ class Sample:
     Attributes:
         sentence: The cleaned sentence.
         answer: What was answered, in the contender's own notation.
+        decision: What it comes to, status and calls; see ``written``.
         total_ms: Time from the sentence to the answer.
         prefill_ms: Time of it until the prompt had gone through the model, in milliseconds.
         decode_ms: Time from there to the answer, in milliseconds.
@@ -41,6 +43,7 @@ class Sample:
 
     sentence: str
     answer: str
+    decision: str
     total_ms: float
     prefill_ms: float
     decode_ms: float
@@ -63,6 +66,7 @@ class Result:
         peak_mb: Most memory that its process held, in megabytes.
         samples: One for each sentence.
         extra: Other figures by name.
+        runtime: What ran it, with its version.
     """
 
     contender: str
@@ -70,14 +74,17 @@ class Result:
     peak_mb: float
     samples: tuple[Sample, ...]
     extra: dict[str, float] = dataclasses.field(default_factory=dict)
+    runtime: str = ""
 
     def figures(self) -> dict[str, Any]:
         """Give the figures over all sentences."""
         samples = self.samples
         passes = [sample.passes for sample in samples]
+        tokens = sum(sample.tokens for sample in samples)
         drafted = sum(sample.drafted for sample in samples)
         return {
             "contender": self.contender,
+            "runtime": self.runtime,
             "n": len(samples),
             "total_ms": percentiles([sample.total_ms for sample in samples]),
             "prefill_ms": percentiles([sample.prefill_ms for sample in samples]),
@@ -85,6 +92,7 @@ class Result:
             "passes": {**percentiles(passes), "mean": round(float(np.mean(passes)), 3)},
             "tokens_mean": round(float(np.mean([sample.tokens for sample in samples])), 3),
             "choices_mean": round(float(np.mean([sample.choices for sample in samples])), 3),
+            "answer_ms_per_token": round(sum(s.decode_ms for s in samples) / max(tokens, 1), 3),
             "acceptance": round(sum(s.accepted for s in samples) / drafted, 4)
             if drafted
             else None,
@@ -126,6 +134,15 @@ def compare(expected: Sequence[Sample], samples: Sequence[Sample]) -> Comparison
     return Comparison(same, tuple(ties), tuple(different), error)
 
 
+def written(status: Status, calls: Sequence[SkillCall]) -> str:
+    """Write what a decision is, for comparison: its status, and its calls with their arguments."""
+    parts = [
+        f"{call.skill}({', '.join(f'{name}={value}' for name, value in call.arguments.items())})"
+        for call in calls
+    ]
+    return " ".join([status.name, "; ".join(parts)]).strip()
+
+
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """Give p50, p90 and p99."""
     names = ("p50", "p90", "p99")
@@ -133,12 +150,15 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in zip(names, found, strict=True)}
 
 
-def load_sentences(paths: Iterable[str], count: int) -> list[str]:
+def load_sentences(
+    paths: Iterable[str], count: int, is_stop: Callable[[str], bool] = lambda text: False
+) -> list[str]:
     """Read sentences from JSON lines, spread evenly over what the files have.
 
     Args:
         paths: Files whose rows are objects with ``text``.
         count: Most sentences.
+        is_stop: Tells which sentences need no model; they are left out.
 
     Returns:
         Cleaned sentences that have words.
@@ -161,7 +181,7 @@ def load_sentences(paths: Iterable[str], count: int) -> list[str]:
                 raise DatasetError(
                     f'{path}:{number}: must be a JSON object with "text": {error!r}'
                 ) from error
-            if reading.words(sentence):
+            if reading.words(sentence) and not is_stop(sentence):
                 sentences.append(sentence)
     if not sentences:
         raise DatasetError("no sentence has words; name a file with commands")

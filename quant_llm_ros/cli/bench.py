@@ -9,18 +9,25 @@ from typing import Any
 
 from rich.console import Console
 
-from quant_llm_ros.benchmark.llama_cpp import load_library
-from quant_llm_ros.benchmark.ours import MODES, PLAIN
-from quant_llm_ros.benchmark.peers import gguf_of, PEERS
-from quant_llm_ros.benchmark.report import document, draw, table, write_json
+from quant_llm_ros.benchmark.ours import MODES, PLAIN, SERVED
+from quant_llm_ros.benchmark.peers import model_of, PEERS
+from quant_llm_ros.benchmark.picture import draw
+from quant_llm_ros.benchmark.profile import profile
+from quant_llm_ros.benchmark.report import document, tables, write_json
+from quant_llm_ros.benchmark.runner import in_own_process, Settings
 from quant_llm_ros.benchmark.runner import run as run_contenders
-from quant_llm_ros.benchmark.runner import Settings
 from quant_llm_ros.benchmark.sample import load_sentences
+from quant_llm_ros.benchmark.start import first_decision
 from quant_llm_ros.cli.options import add_model_options, positive_int
-from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.command.stop_guard import StopGuard
+from quant_llm_ros.engine.bundle import Bundle, SKILLS
+from quant_llm_ros.engine.providers import CPU, resolve
 from quant_llm_ros.resources import share_path
 
-_WIDTH = 140
+_WIDTH = 150
+_PROFILED = (1, 16, 32)
+"""New tokens of the passes that are profiled: a decode step, a command, one with its draft."""
 
 
 def add_parser(subcommands: Any) -> None:
@@ -45,11 +52,10 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--count", type=positive_int, default=200, help="sentences (default: %(default)s)"
     )
-    parser.add_argument("--drafter", metavar="D.json", help="what the drafter learned before")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only compare the answers of drafted with those of plain decoding",
+        help="only compare the answers as served with those of plain decoding",
     )
     parser.add_argument(
         "--peers",
@@ -75,42 +81,48 @@ def _peers(text: str) -> list[str]:
     return names
 
 
-def _gguf(arguments: argparse.Namespace) -> str | None:
-    """Give the file that llama.cpp takes, where it is wanted."""
-    if "llama_cpp" not in arguments.peers:
-        return None
-    load_library()  # before a minute is spent on the file
-    recipe = Path(arguments.recipe or share_path("config/recipes/default.yaml"))
-    return str(gguf_of(Bundle.load(arguments.bundle), recipe))
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and report."""
+    bundle = Bundle.load(arguments.bundle)
+    recipe = Path(arguments.recipe or share_path("config/recipes/default.yaml"))
     settings = Settings(
         arguments.bundle,
         arguments.skills,
         arguments.threads,
-        arguments.drafter,
         arguments.provider,
         arguments.allow_fallback,
-        _gguf(arguments),
+        {
+            peer: model_of(peer, bundle, recipe, threads=arguments.threads)
+            for peer in arguments.peers
+        },
     )
-    sentences = load_sentences(arguments.dataset, arguments.count)
-    modes = list(MODES)
-    if arguments.check:
-        modes = modes[modes.index(PLAIN) :]
+    registry = SkillRegistry.load(arguments.skills or bundle.file(SKILLS))
+    # A stop phrase is answered without any model.
+    sentences = load_sentences(arguments.dataset, arguments.count, StopGuard(registry))
+    modes = [PLAIN, SERVED] if arguments.check else list(MODES)
     modes += [mode for peer in arguments.peers for mode in PEERS[peer]]
     console = Console(stderr=True)
     results = []
     for result in run_contenders(settings, modes, sentences):
-        console.print(f"{result.contender}: {len(result.samples)} sentences")
+        seconds = sum(sample.total_ms for sample in result.samples) / 1e3
+        console.print(f"{result.contender}: {len(result.samples)} sentences, {seconds:.1f} s")
         results.append(result)
-    figures = document(results)
-    # In a file or a pipe no line of the table is broken.
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table(figures))
-    different = sorted(
-        {text for row in figures["contenders"] for text in row.get("different_answers", ())}
-    )
+    start = None if arguments.check else first_decision(settings, sentences[0])
+    profiles = {}
+    if start is not None and bundle.target == "ort" and resolve(arguments.provider) == CPU:
+        profiles = {
+            size: in_own_process("the profile", profile, settings, size) for size in _PROFILED
+        }
+    figures = document(results, start, profiles)
+    # In a file or a pipe no line of the tables is broken.
+    printer = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    for table in tables(figures):
+        printer.print(table)
+    rows = figures["contenders"]
+    ties = sorted({text for row in rows for text in row.get("ties", ())})
+    different = sorted({text for row in rows for text in row.get("different_answers", ())})
+    for text in ties:
+        console.print(f"another answer, where rounding decides: {text}", markup=False)
     for text in different:
         console.print(f"another answer: {text}", markup=False)
     if arguments.output:

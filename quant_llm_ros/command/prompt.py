@@ -22,7 +22,14 @@ class Prompt:
     leave its place.
     """
 
-    def __init__(self, registry: SkillRegistry, tokenizer: Tokenizer, *, examples: bool) -> None:
+    def __init__(
+        self,
+        registry: SkillRegistry,
+        tokenizer: Tokenizer,
+        *,
+        examples: bool,
+        instruction: str | None = None,
+    ) -> None:
         """Write and tokenize everything but the sentence.
 
         Args:
@@ -30,9 +37,11 @@ class Prompt:
             tokenizer: The model's tokenizer.
             examples: Whether the prompt shows the first example of each skill. A model as it comes
                 needs them; one that was fine-tuned for the task was trained without.
+            instruction: Another instruction, skills included; None: the one of the notation of
+                calls.
         """
         self._tokenizer = tokenizer
-        system = _INSTRUCTION + "\n".join(
+        system = instruction or _INSTRUCTION + "\n".join(
             f"{skill.signature}: {skill.description}" for skill in registry.skills.values()
         )
         prefix = self._turn("system", system)

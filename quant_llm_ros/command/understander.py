@@ -10,19 +10,17 @@ import time
 from quant_llm_ros.command import calls as notation
 from quant_llm_ros.command import reference_decisions
 from quant_llm_ros.command import text as reading
+from quant_llm_ros.command.answerer import Answerer
 from quant_llm_ros.command.calibration import calibrated
-from quant_llm_ros.command.calls import Grammar
 from quant_llm_ros.command.conversation import Exchange
 from quant_llm_ros.command.decision import Decision, SkillCall, Stage, Status
-from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.names import KnownNames
-from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
 from quant_llm_ros.command.stage_clock import StageClock
 from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.command.validator import Outcome, Validator
 from quant_llm_ros.engine.bundle import Bundle, DRAFTER, SKILLS, TOKENIZER
-from quant_llm_ros.engine.decoding import Answer, compile_grammar, decode, PREFILL_CHUNK
+from quant_llm_ros.engine.decoding import Answer
 from quant_llm_ros.engine.device import device_name
 from quant_llm_ros.engine.open import open_engine
 from quant_llm_ros.engine.protocol import Engine
@@ -30,14 +28,12 @@ from quant_llm_ros.engine.providers import AUTO
 from quant_llm_ros.engine.selftest import self_test, SelfTestReport
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.engine.verdict import refuse_failed
-from quant_llm_ros.errors import BundleError, CommandError, EngineError, QuantLlmError
+from quant_llm_ros.errors import BundleError, EngineError, QuantLlmError
 
 DEFAULT_MAX_COMMAND_CHARS = 512
 DEFAULT_MIN_CONFIDENCE = 0.3
 DEFAULT_SELFTEST_COMMANDS = 3
 """Reference commands that are decided before a bundle is served; about 50 ms each."""
-MAX_ANSWER_TOKENS = 384
-"""Enough for four calls that each copy a good part of the longest command."""
 
 
 class _TimeoutReached(Exception):
@@ -55,6 +51,7 @@ class Understander:
 
     Attributes:
         engine: The engine that runs the model.
+        answerer: Asks the model.
         skills: The registry that it decides among.
         max_command_chars: Longest accepted command, in characters.
         min_confidence: Least confidence of an ACCEPTED decision; with less the person is asked.
@@ -106,15 +103,17 @@ class Understander:
         self.self_test: SelfTestReport | None = None
         self.decided: reference_decisions.DecisionReport | None = None
         self.load_ms = 0.0
-        self._tokenizer = tokenizer
         self._stop_guard = StopGuard(skills)
         self._validator = Validator(skills)
-        self._grammar = Grammar(skills)
-        # A registry whose grammar does not compile should fail here and not at the first command.
-        compile_grammar(tokenizer, self._grammar.for_sentence(["word"]))
-        self._prompt = Prompt(skills, tokenizer, examples=examples_in_prompt)
-        self._drafter = Drafter(skills, drafter_file) if drafts else None
-        self._fill_prefix()
+        self.answerer = Answerer(
+            engine,
+            tokenizer,
+            skills,
+            max_command_chars=max_command_chars,
+            examples_in_prompt=examples_in_prompt,
+            drafts=drafts,
+            drafter_file=drafter_file,
+        )
 
     @classmethod
     def open(
@@ -197,6 +196,7 @@ class Understander:
         *,
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
         min_confidence: float = 0.0,
+        drafts: bool = True,
     ) -> Understander:
         """Prepare for commands with a bundle's prompt and calibration, and no self-test.
 
@@ -206,6 +206,7 @@ class Understander:
             skills: The registry to decide among.
             max_command_chars: Longest accepted command, in characters.
             min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
+            drafts: Whether answers are guessed.
 
         Raises:
             QuantLlmError: The registry does not fit.
@@ -218,8 +219,8 @@ class Understander:
             max_command_chars=max_command_chars,
             min_confidence=min_confidence,
             temperature=bundle.temperature,
-            examples_in_prompt=bundle.prompt_examples == "always"
-            or (bundle.prompt_examples == "other" and not own),
+            examples_in_prompt=bundle.shows_examples(skills.sha256),
+            drafts=drafts,
             drafter_file=bundle.path / DRAFTER if own and DRAFTER in bundle.files else None,
         )
         self.bundle = bundle
@@ -296,7 +297,10 @@ class Understander:
                 sentence = self._cleaned(text)
                 words = reading.words(sentence)
                 if words:
-                    answer = self._answer(sentence, words, before, clock, before_pass)
+                    earlier = [(self._cleaned(said), reply) for said, reply in before]
+                    answer = self.answerer.answer(
+                        sentence, earlier, enter=clock.enter, before_pass=before_pass
+                    )
                     clock.enter(Stage.VALIDATE)
                     outcome = self._checked(answer, words)
                     # A decision that comes too late is no decision.
@@ -313,9 +317,9 @@ class Understander:
             outcome = Outcome(Status.ERROR, message=str(error))
         decided_by_model = answer is not None and outcome.status is not Status.ERROR
         latency_ms, total_ms = clock.finish()
-        if answer is not None and self._drafter and answer.accepted < answer.choices:
+        if answer is not None:
             # Behind the decision's time: it serves the commands to come.
-            self._drafter.learn(self._cleaned(text), answer.text, before)
+            self.answerer.learn(self._cleaned(text), answer, before)
         return Decision(
             text=text,
             status=outcome.status,
@@ -347,44 +351,13 @@ class Understander:
         stop = SkillCall(STOP_SKILL, {}, self.skills.skills[STOP_SKILL].safety)
         return Outcome(Status.STOP, (stop,), "the command is a stop phrase")
 
-    def _answer(
-        self,
-        sentence: str,
-        words: list[str],
-        before: Sequence[Exchange],
-        clock: StageClock,
-        before_pass: Callable[[], None],
-    ) -> Answer:
-        clock.enter(Stage.GRAMMAR)
-        before = [(self._cleaned(said), answer) for said, answer in before]
-        tokens = self._prompt.after_prefix(sentence, before)
-        if len(self._prompt.prefix) + len(tokens) + MAX_ANSWER_TOKENS > self.engine.context_length:
-            # What was said before is worth less than an answer.
-            before, tokens = [], self._prompt.after_prefix(sentence)
-        words_before = [reading.words(said) for said, _ in before]
-        grammar = self._grammar.for_sentence(words, words_before)
-        matcher = compile_grammar(self._tokenizer, grammar)
-        clock.enter(Stage.PREFILL)
-        # Whatever the last command left behind, even after an error, is forgotten here.
-        self.engine.rollback(len(self._prompt.prefix))
-        return decode(
-            self.engine,
-            self._tokenizer,
-            matcher,
-            tokens,
-            max_tokens=MAX_ANSWER_TOKENS,
-            before_pass=before_pass,
-            on_prefilled=lambda: clock.enter(Stage.DECODE),
-            draft=self._drafter.for_sentence(sentence, before) if self._drafter else None,
-        )
-
     def _cleaned(self, text: str) -> str:
         return reading.clean(text, max_chars=self.max_command_chars)
 
     def _checked(self, answer: Answer, words: list[str]) -> Outcome:
         """Check what the model wrote, and whether it is sure enough."""
         outcome = self._validator.check(
-            notation.parse(answer.text), words, self._grammar.amounts(words)
+            notation.parse(answer.text), words, self.answerer.amounts(words)
         )
         if outcome.status is not Status.ACCEPTED:
             return outcome
@@ -397,23 +370,6 @@ class Understander:
             return calibrated(answer.probability, self._temperature)
         # A stop phrase needs no model; everything else without an answer decided nothing.
         return 1.0 if status is Status.STOP else 0.0
-
-    def _fill_prefix(self) -> None:
-        prefix = self._prompt.prefix
-        needed = len(prefix) + len(self._prompt.suffix) + MAX_ANSWER_TOKENS
-        if needed + self.max_command_chars > self.engine.context_length:
-            # A character is at most a few tokens and mostly a fraction of one: a rough bound that
-            # tells the person before the first command does.
-            raise CommandError(
-                f"{self.skills.source}: the prompt of {len(self.skills.skills)} skills has "
-                f"{len(prefix)} tokens; with a command of {self.max_command_chars} characters and "
-                f"its answer it does not fit into the context of {self.engine.context_length}: "
-                "use fewer skills or examples, shorter commands, or a bundle with more context"
-            )
-        self.engine.rollback(0)
-        for start in range(0, len(prefix), PREFILL_CHUNK):
-            self.engine.append(prefix[start : start + PREFILL_CHUNK])
-        self.engine.mark()
 
 
 def _self_test_failed(bundle: Bundle, engine: Engine, what: str) -> EngineError:

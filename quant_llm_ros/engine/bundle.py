@@ -127,6 +127,20 @@ class Bundle:
         """Size of all files together, without ``bundle.yaml``."""
         return sum(info.bytes for info in self.files.values())
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the graph and its weights, which each pass of the model reads."""
+        return sum(info.bytes for name, info in self.files.items() if name.startswith(MODEL))
+
+    def shows_examples(self, skills_sha256: str) -> bool:
+        """Tell whether the prompt of a registry shows its examples.
+
+        Args:
+            skills_sha256: Hash of the registry's file.
+        """
+        own = skills_sha256 == self.files[SKILLS].sha256
+        return {"always": True, "other": not own, "never": False}[self.prompt_examples]
+
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.
 

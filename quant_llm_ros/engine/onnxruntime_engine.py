@@ -85,6 +85,7 @@ class OnnxRuntimeEngine:
         threads: int = 2,
         exact: bool = False,
         allow_fallback: bool = False,
+        profile: str | None = None,
     ) -> OnnxRuntimeEngine:
         """Load a bundle's model.
 
@@ -94,6 +95,7 @@ class OnnxRuntimeEngine:
             threads: CPU threads of a pass, at least 1.
             exact: Compute in FP32 throughout; slower, to check the export.
             allow_fallback: Let ONNX Runtime fall back to a slower provider; else that is an error.
+            profile: Where to write a profile, see ``end_profile``; None: none is taken.
 
         Returns:
             The engine, with an empty cache.
@@ -110,7 +112,11 @@ class OnnxRuntimeEngine:
                 f"{bundle.path} is built for {bundle.target}; ONNX Runtime needs target ort"
             )
         provider = resolve(provider)
-        session = _session(bundle, provider, session_options(threads, exact), allow_fallback)
+        options = session_options(threads, exact)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
+        session = _session(bundle, provider, options, allow_fallback)
         engine_inputs = {value.name for value in session.get_inputs()}
         expected = {"input_ids", "logit_positions"} | {
             f"past_{part}_{i}" for i in range(bundle.model.layers) for part in ("key", "value")
@@ -206,6 +212,10 @@ class OnnxRuntimeEngine:
         self._open_session()
         self._trim()
         self._marked = (self._length, self._cache)
+
+    def end_profile(self) -> str:
+        """Write the profile of all passes so far, and give its file (JSON of trace events)."""
+        return str(self._open_session().end_profiling())
 
     def _trim(self) -> None:
         """Bring the cache to its length."""

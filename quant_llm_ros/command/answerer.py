@@ -1,0 +1,163 @@
+"""The model's part of a decision: from a sentence to an answer in the notation of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import os
+from typing import Protocol
+
+import llguidance
+
+from quant_llm_ros.command import text as reading
+from quant_llm_ros.command.amounts import Amount
+from quant_llm_ros.command.calls import Grammar
+from quant_llm_ros.command.decision import Stage
+from quant_llm_ros.command.drafter import Drafter
+from quant_llm_ros.command.prompt import Prompt
+from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.engine import decoding
+from quant_llm_ros.engine.decoding import Answer, compile_grammar, Draft, PREFILL_CHUNK
+from quant_llm_ros.engine.protocol import Engine
+from quant_llm_ros.engine.tokenizer import Tokenizer
+from quant_llm_ros.errors import CommandError
+
+MAX_ANSWER_TOKENS = 384
+"""Enough for four calls that each copy a good part of the longest command."""
+
+
+class Decode(Protocol):
+    """How an answer is decoded; see ``engine.decoding.decode``."""
+
+    def __call__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        matcher: llguidance.LLMatcher,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        before_pass: Callable[[], None],
+        on_prefilled: Callable[[], None],
+        draft: Draft | None = None,
+    ) -> Answer:
+        """Append a prompt to what the engine has in its cache and decode the answer."""
+
+
+class Answerer:
+    """Asks one model about one skill registry.
+
+    The prompt's prefix, all before the sentence, goes through the model once, here.
+
+    Attributes:
+        engine: The engine that runs the model.
+        decode: How an answer is decoded. A benchmark puts another way here to compare.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        skills: SkillRegistry,
+        *,
+        max_command_chars: int,
+        examples_in_prompt: bool = True,
+        drafts: bool = True,
+        drafter_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Run the registry's prompt through the model.
+
+        Args:
+            engine: Engine that runs the model; the answerer is its only user.
+            tokenizer: The model's tokenizer.
+            skills: The registry to answer from.
+            max_command_chars: Longest sentence, in characters.
+            examples_in_prompt: Whether the model needs examples to be shown what to do.
+            drafts: Whether answers are guessed, for the model to confirm in fewer passes.
+            drafter_file: What the drafter has learned before; None: the registry's examples.
+
+        Raises:
+            CommandError: The prompt does not fit into the model's context.
+            EngineError: The registry's grammar does not compile, or the engine failed.
+        """
+        self.engine = engine
+        self.decode: Decode = decoding.decode
+        self._tokenizer = tokenizer
+        self._grammar = Grammar(skills)
+        # A registry whose grammar does not compile should fail here and not at the first command.
+        compile_grammar(tokenizer, self._grammar.for_sentence(["word"]))
+        self._prompt = Prompt(skills, tokenizer, examples=examples_in_prompt)
+        self._check_room(skills, max_command_chars)
+        self._drafter = Drafter(skills, drafter_file) if drafts else None
+        engine.rollback(0)
+        for start in range(0, len(self.prefix), PREFILL_CHUNK):
+            engine.append(self.prefix[start : start + PREFILL_CHUNK])
+        engine.mark()
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Tokens before the sentence; the same for every sentence."""
+        return self._prompt.prefix
+
+    def amounts(self, sentence_words: Sequence[str]) -> tuple[Amount, ...]:
+        """Find the amounts in a sentence that some argument of the registry can take."""
+        return self._grammar.amounts(sentence_words)
+
+    def answer(
+        self,
+        sentence: str,
+        before: Sequence[tuple[str, str]],
+        *,
+        enter: Callable[[Stage], None],
+        before_pass: Callable[[], None],
+    ) -> Answer:
+        """Answer one sentence.
+
+        Args:
+            sentence: The cleaned sentence; it has words.
+            before: Cleaned sentences before it with their answers; left out where the context
+                has no room for them.
+            enter: Told each stage as it begins.
+            before_pass: Called before every pass of the model; may raise to end decoding.
+
+        Raises:
+            EngineError: The model's output is of no use, or the engine failed. Whatever
+                ``before_pass`` raises also comes through.
+        """
+        enter(Stage.GRAMMAR)
+        tokens = self._prompt.after_prefix(sentence, before)
+        if len(self.prefix) + len(tokens) + MAX_ANSWER_TOKENS > self.engine.context_length:
+            # What was said before is worth less than an answer.
+            before, tokens = (), self._prompt.after_prefix(sentence)
+        words_before = [reading.words(said) for said, _ in before]
+        grammar = self._grammar.for_sentence(reading.words(sentence), words_before)
+        matcher = compile_grammar(self._tokenizer, grammar)
+        enter(Stage.PREFILL)
+        # Whatever the last sentence left behind, even after an error, is forgotten here.
+        self.engine.rollback(len(self.prefix))
+        return self.decode(
+            self.engine,
+            self._tokenizer,
+            matcher,
+            tokens,
+            max_tokens=MAX_ANSWER_TOKENS,
+            before_pass=before_pass,
+            on_prefilled=lambda: enter(Stage.DECODE),
+            draft=self._drafter.for_sentence(sentence, before) if self._drafter else None,
+        )
+
+    def learn(self, sentence: str, answer: Answer, before: Sequence[tuple[str, str]]) -> None:
+        """Let the drafter learn an answer that it did not guess; after the decision was given."""
+        if self._drafter and answer.accepted < answer.choices:
+            self._drafter.learn(sentence, answer.text, before)
+
+    def _check_room(self, skills: SkillRegistry, max_command_chars: int) -> None:
+        needed = len(self.prefix) + len(self._prompt.suffix) + MAX_ANSWER_TOKENS
+        if needed + max_command_chars > self.engine.context_length:
+            # A character is at most a few tokens and mostly a fraction of one: a rough bound that
+            # tells the person before the first command does.
+            raise CommandError(
+                f"{skills.source}: the prompt of {len(skills.skills)} skills has "
+                f"{len(self.prefix)} tokens; with a command of {max_command_chars} characters and "
+                f"its answer it does not fit into the context of {self.engine.context_length}: "
+                "use fewer skills or examples, shorter commands, or a bundle with more context"
+            )
