@@ -32,7 +32,7 @@ DISCOVERY_S = 10.0
 REPLY_S = 20.0
 RETRY_S = 2.0
 LOAD_S = 60.0
-END_S = 60.0  # a node gives itself 3.5 s; what hangs would do so for ever
+END_S = 300.0  # a node gives itself 3.5 s; what hangs would do so for ever
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:

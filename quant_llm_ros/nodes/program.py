@@ -23,7 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # The node has to be gone within 5 s of a signal, whatever hangs.
 _END_LIMIT_S = 2.5
-_STOP_LIMIT_S = 0.5
+_STOP_LIMIT_S = 1.0
 _EXIT_LIMIT_S = 3.5
 
 
@@ -73,6 +73,9 @@ def run(
     # a middleware call; rclpy's own handlers would end the context at once, before the last
     # messages are published.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # A library that was imported before may have threads, which take signals too.
+    for number in _SIGNALS:
+        signal.signal(number, _pass_on)
     environment.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
     status = _run(program, usage, make_node, [program, *arguments], threads)
@@ -137,7 +140,10 @@ def _run(
     if not failures:
         node.get_logger().info(f"ending after {signal.Signals(number).name}")
     ended = node.end(_END_LIMIT_S)
-    spinner.stop(_STOP_LIMIT_S)
+    if not spinner.stop(_STOP_LIMIT_S):
+        # To take away what a thread uses crashes, and so does a thread that Python's end finds
+        # inside of a library.
+        _exit_now(status)
     if ended:
         executor.shutdown()
     node.destroy_node()
@@ -146,6 +152,12 @@ def _run(
         _exit_now(status)
     watchdog.cancel()
     return status
+
+
+def _pass_on(number: int, frame: object) -> None:
+    """Keep a signal that another thread has taken for the main thread, which has it blocked."""
+    del frame
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _exit_now(status: int) -> None:

@@ -8,7 +8,7 @@ import threading
 import traceback
 from typing import Any
 
-_STOP_LIMIT_S = 5.0
+_STOP_LIMIT_S = 60.0
 
 
 class Spinner:
@@ -65,7 +65,7 @@ class Spinner:
         """End the thread, then the executor, then its nodes; the context may be shut down then."""
         nodes = self._executor.get_nodes()
         if not self.stop():
-            return  # to take away what a thread uses would crash; the process goes on with it
+            return  # to take away what a thread uses crashes; the process goes on with it
         self._executor.shutdown()
         for node in nodes:
             node.destroy_node()
