@@ -123,7 +123,7 @@ class HiddenStates:
         if not any(part.texts for part in passages):
             raise RecipeError("there is no calibration text; give calibration.commands or .text")
         self._decoder = decoder
-        embed = decoder.model.embed_tokens
+        embed = decoder.embed
         limit = decoder.config.context_length
         with torch.inference_mode():
             self._states: list[tuple[Tensor, list[Tensor]]] = [
@@ -136,6 +136,11 @@ class HiddenStates:
                 )
                 for part in passages
             ]
+
+    @property
+    def texts(self) -> list[Tensor]:
+        """What the last layer gave for each continuation, ``[n, hidden]``."""
+        return [x for _, texts in self._states for x in texts]
 
     def advance(self, index: int) -> None:
         """Run a layer and keep what comes out."""
@@ -161,19 +166,13 @@ class HiddenStates:
 
     @torch.inference_mode()
     def _run(self, index: int) -> list[tuple[Tensor, list[Tensor]]]:
-        layer = self._decoder.model.layers[index]
-        cosines, sines = self._decoder.cosines, self._decoder.sines
+        run = self._decoder.run_layer
         after = []
         for prefix, texts in self._states:
-            size = len(prefix)
             cache = None
-            if size:
-                prefix, cache = layer(prefix, cosines[:size], sines[:size], None)
-            done = []
-            for x in texts:
-                rows = slice(size, size + len(x))
-                done.append(layer(x, cosines[rows], sines[rows], cache)[0])
-            after.append((prefix, done))
+            if len(prefix):
+                prefix, cache = run(index, prefix, None)
+            after.append((prefix, [run(index, x, cache)[0] for x in texts]))
         return after
 
 

@@ -39,6 +39,11 @@ def write_gguf(recipe: Recipe, path: Path) -> None:
         CheckpointError: The checkpoint or the adapter is damaged.
     """
     checkpoint = recipe.checkpoint.open()
+    if checkpoint.config.architecture == "gemma3":
+        raise RecipeError(
+            f"{recipe.file}: Gemma 3 cannot be written as GGUF here; convert its checkpoint with "
+            "llama.cpp"
+        )
     decoder = checkpoint.decoder()
     if recipe.adapter:
         adapter = Adapter.load(recipe.adapter)

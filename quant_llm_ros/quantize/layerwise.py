@@ -19,9 +19,10 @@ from quant_llm_ros.quantize.tensors import InputStatistics, QuantizedTensor, Qua
 _LAYER = "model.layers."
 # What a norm or a layer gives to which others: the places where factors of inputs can go without
 # changing the model. The values' do not go into v_proj: its rows are shared by several heads.
+_FEED_FORWARD_NORM = "feed_forward_norm"  # which that is depends on the architecture
 _GROUPS = (
     ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    (_FEED_FORWARD_NORM, ("mlp.gate_proj", "mlp.up_proj")),
     ("mlp.up_proj", ("mlp.down_proj",)),
 )
 
@@ -156,6 +157,8 @@ class QuantizingSource:
             factors = choose(weights, found[readers[0].rpartition(".")[2]])
             for name, weight in zip(names, weights, strict=True):
                 self._decoder.set_weight(name, weight * factors)
+            if giver == _FEED_FORWARD_NORM:
+                giver = self._decoder.config.feed_forward_norm
             giver_name = f"{prefix}{giver}.weight"
             given = self._decoder.get_parameter(giver_name).data
             divisor = factors if given.ndim == 1 else factors[:, None]

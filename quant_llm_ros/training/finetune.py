@@ -123,6 +123,11 @@ class Finetuner:
             )
         recipe = recipe_for_training(Recipe.load(settings.recipe), settings.method)
         checkpoint = recipe.checkpoint.open()
+        if checkpoint.config.windows:
+            raise CheckpointError(
+                f"{checkpoint.location}: sentences are packed behind one prompt for training, "
+                "which layers that see only a window of tokens cannot read; train another model"
+            )
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer_path = Path(folder) / "tokenizer.json"
