@@ -114,7 +114,7 @@ def test_gradients_of_learned_steps() -> None:
 def test_frozen_weights_are_rounded_once(tmp_path: Path) -> None:
     model, quantize = Tiny(), {"method": "uniform", "bits": 4, "block": 32}
     chosen = recipe(tmp_path, quantize)
-    round_once(model, chosen, None)
+    round_once(model, chosen)
     quantizer = chosen.quantizer("first.weight")
     assert quantizer is not None
     again = quantizer(model.first.weight.data).dequantize()

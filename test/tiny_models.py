@@ -45,7 +45,7 @@ _CONFIGS: dict[str, Any] = {
 }
 
 
-# A window that the reference prompts exceed; the attention's scale is not that of the head's width.
+# A window that the reference prompts exceed, and a scale that is not that of the head's width.
 GEMMA3: dict[str, Any] = {
     "head_dim": 32,
     "sliding_window": 12,
@@ -76,7 +76,8 @@ def make_folder(
 
     Args:
         folder: Where; it is made.
-        architecture: ``llama``, ``qwen2``, ``qwen3``, ``gemma3``, or ``gpt2`` for one that is not supported.
+        architecture: ``llama``, ``qwen2``, ``qwen3``, ``gemma3``, or ``gpt2``, which is not
+            supported.
         vocab_size: At least 300.
         changes: Other settings of the configuration.
     """

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
-from quant_llm_ros.engine.bundle import Bundle
+from quant_llm_ros.engine.bundle import Bundle, SKILLS, TOKENIZER
 from quant_llm_ros.report.measure import Progress
 
 if TYPE_CHECKING:
+    from quant_llm_ros.quantize.calibration import Passages
+    from quant_llm_ros.quantize.checkpoint import Checkpoint
     from quant_llm_ros.quantize.recipe import Recipe
 
 
@@ -24,3 +28,16 @@ def build(recipe: Recipe, output: Path, skills: Path, progress: Progress) -> Bun
         progress=progress,
         commands=command_source(examples=recipe.prompt_examples == "always"),
     )
+
+
+def reference_texts(recipe: Recipe, checkpoint: Checkpoint, skills: Path) -> Passages:
+    """Make the commands on which a recipe's models are compared, as the build does."""
+    from quant_llm_ros.cli.calibration import command_source
+    from quant_llm_ros.quantize import reference
+
+    commands = command_source(examples=recipe.prompt_examples == "always")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
+        shutil.copyfile(skills, folder / SKILLS)
+        return reference.passages(recipe, checkpoint, folder, commands)

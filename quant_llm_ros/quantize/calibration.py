@@ -21,6 +21,7 @@ from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.tensors import E4M3_LIMIT, InputQuantizer, InputStatistics
 
+_ROWS_AT_A_TIME = 1024
 SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Linear layers that read the same inputs as another."""
 
@@ -184,9 +185,17 @@ class _Collector:
         self._largest = torch.zeros(size)
         self._sum = torch.zeros(size)
         self._tokens: list[Tensor] = []
+        self._waiting: list[Tensor] = []
 
     def see(self, module: nn.Module, arguments: tuple[Tensor]) -> None:
-        (x,) = arguments
+        self._waiting.append(arguments[0])
+        if sum(map(len, self._waiting)) >= _ROWS_AT_A_TIME:
+            self._add()
+
+    def _add(self) -> None:
+        """Add what was seen: many short texts at once, since each sum is over whole matrices."""
+        x = torch.cat(self._waiting)
+        self._waiting.clear()
         magnitude = x.abs()
         self._products.addmm_(x.T, x)
         self._largest = torch.maximum(self._largest, magnitude.amax(0))
@@ -194,6 +203,8 @@ class _Collector:
         self._tokens.append(magnitude.amax(1))
 
     def statistics(self) -> InputStatistics:
+        if self._waiting:
+            self._add()
         tokens = torch.cat(self._tokens)
         return InputStatistics(
             hessian=self._products / len(tokens),

@@ -45,8 +45,8 @@ def write_gguf(recipe: Recipe, path: Path) -> None:
             "llama.cpp"
         )
     decoder = checkpoint.decoder()
-    if recipe.adapter:
-        adapter = Adapter.load(recipe.adapter)
+    adapter = Adapter.load_all(recipe.adapters)
+    if adapter:
         for name in adapter.pairs:
             decoder.set_weight(name, adapter.merge(name, decoder.get_parameter(name).data))
     config = checkpoint.config
