@@ -18,26 +18,29 @@ if TYPE_CHECKING:
 
 def build(recipe: Recipe, output: Path, skills: Path, progress: Progress) -> Bundle:
     """Build a bundle; see ``quantize.build.build_bundle``."""
-    from quant_llm_ros.cli.calibration import command_source
+    from quant_llm_ros.cli.calibration import command_source, reference_source
     from quant_llm_ros.quantize.build import build_bundle
+
+    examples = recipe.prompt_examples == "always"
 
     return build_bundle(
         recipe,
         output,
         skills=skills,
         progress=progress,
-        commands=command_source(examples=recipe.prompt_examples == "always"),
+        commands=command_source(examples=examples),
+        texts=reference_source(examples=examples),
     )
 
 
 def reference_texts(recipe: Recipe, checkpoint: Checkpoint, skills: Path) -> Passages:
     """Make the commands on which a recipe's models are compared, as the build does."""
-    from quant_llm_ros.cli.calibration import command_source
+    from quant_llm_ros.cli.calibration import reference_source
     from quant_llm_ros.quantize import reference
 
-    commands = command_source(examples=recipe.prompt_examples == "always")
+    source = reference_source(examples=recipe.prompt_examples == "always")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
         shutil.copyfile(skills, folder / SKILLS)
-        return reference.passages(recipe, checkpoint, folder, commands)
+        return reference.passages(recipe, checkpoint, folder, source)

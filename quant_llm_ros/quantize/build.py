@@ -55,6 +55,7 @@ def build_bundle(
     unquantized: Path | None = None,
     more_files: Mapping[str, Callable[[Path], None]] = types.MappingProxyType({}),
     commands: CommandSource | None = None,
+    texts: reference.TextSource | None = None,
 ) -> Bundle:
     """Make a bundle, layer by layer: the model need not fit into memory.
 
@@ -68,6 +69,8 @@ def build_bundle(
         unquantized: Folder for a bundle of the same weights in FP32, to compare with; None: none.
         more_files: What else belongs to the bundle: for the name of each file, what writes it.
         commands: Makes the commands that the recipe's method is calibrated with.
+        texts: Makes the commands that the bundle is compared on with the unquantized model, and
+            that become its reference; None: sentences that are always there.
 
     Returns:
         The bundle, its files checked.
@@ -93,14 +96,14 @@ def build_bundle(
         adapter = Adapter.load_all(recipe.adapters)
         correction = Adapter.load(recipe.correction) if recipe.correction else None
         load = _loader(checkpoint, adapter)
-        texts = reference.passages(recipe, checkpoint, folder, commands)
+        compared = reference.passages(recipe, checkpoint, folder, texts)
         passages = _passages(recipe, folder, commands)
         progress("checking the decoder", 0.1)
         figures: dict[str, Any] = {"decoder_relative_error": _check_decoder(checkpoint)}
 
         decoder = Decoder(checkpoint.config).eval()
         weights = QuantizingSource(
-            decoder, recipe, passages, correction, load=load, reference=texts
+            decoder, recipe, passages, correction, load=load, reference=compared
         )
         without_kernel = export(
             checkpoint.config,
@@ -112,14 +115,14 @@ def build_bundle(
         )
         progress("computing the reference", 0.7)
         expected, logits = weights.logits()
-        _write_reference(folder / layout.REFERENCE, texts, logits)
+        _write_reference(folder / layout.REFERENCE, compared, logits)
         change = reference.divergence(logits, expected)
         if unquantized is not None:
             progress("writing the unquantized model", 0.75)
             for name in (layout.TOKENIZER, layout.SKILLS):
                 shutil.copyfile(folder / name, unquantized / name)
             _write_unquantized(load, unquantized / layout.MODEL, recipe, checkpoint)
-            _write_reference(unquantized / layout.REFERENCE, texts, expected)
+            _write_reference(unquantized / layout.REFERENCE, compared, expected)
             parts = _description(recipe, checkpoint, adapter, 0, unquantized, ())
             _write_description(unquantized, {**parts, "target": "ort"})
         del expected
@@ -130,11 +133,11 @@ def build_bundle(
         _write_description(folder, description)
         if recipe.target == "ort":
             limit = ROUNDED_INPUTS_LIMIT if recipe.activations else EXACT_LIMIT
-            figures |= _engine_figures(Bundle.load(folder, verify=False), texts, logits, limit)
+            figures |= _engine_figures(Bundle.load(folder, verify=False), compared, logits, limit)
         else:
             # The engine is built on the device; what FP16 costs can be measured here.
             limit = ROUNDED_INPUTS_LIMIT if recipe.activations else HALF_LIMIT
-            error = check_graph(folder / layout.MODEL, recipe.target, texts, logits, limit)
+            error = check_graph(folder / layout.MODEL, recipe.target, compared, logits, limit)
             if error is not None:
                 figures |= {"export_relative_error": error, "engine_relative_error": error}
         size = sum(path.stat().st_size for path in folder.iterdir())

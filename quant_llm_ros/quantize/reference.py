@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 from pathlib import Path
@@ -12,13 +12,15 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from quant_llm_ros.quantize.calibration import CalibrationSettings, CommandSource, Passages
+from quant_llm_ros.quantize.calibration import Passages
 from quant_llm_ros.quantize.checkpoint import Checkpoint, damaged
 from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.recipe import Recipe
 
-# Commands that no recipe is calibrated with, unless it asks for this seed.
-COMMANDS = CalibrationSettings(commands=10, seed=7_000_003)
+TextSource = Callable[[Path], Passages]
+"""Makes commands with their answers, behind the prompt and tokenized as at run time, for a bundle
+in the making, whose folder holds ``tokenizer.json`` and ``skills.yaml``."""
+
 SENTENCES = (
     "Bring me the red cup from the kitchen.",
     "Go to the living room and wait for me there.",
@@ -47,7 +49,7 @@ def prompts(checkpoint: Checkpoint) -> list[list[int]]:
 
 
 def passages(
-    recipe: Recipe, checkpoint: Checkpoint, folder: Path, commands: CommandSource | None
+    recipe: Recipe, checkpoint: Checkpoint, folder: Path, source: TextSource | None
 ) -> Passages:
     """Make the texts on which models are compared: commands with their answers, behind the prompt.
 
@@ -55,11 +57,11 @@ def passages(
         recipe: Whose context has to hold them.
         checkpoint: Has the tokenizer.
         folder: Of the bundle.
-        commands: Makes commands; None, or where they do not fit: the sentences above.
+        source: Makes commands; None, or where they do not fit: the sentences above.
     """
-    if commands is not None:
-        (made,) = commands(folder, COMMANDS)
-        if len(made.prefix) + max(map(len, made.texts)) <= recipe.context_length:
+    if source is not None:
+        made = source(folder)
+        if made.texts and len(made.prefix) + max(map(len, made.texts)) <= recipe.context_length:
             return made
     return Passages((), [ids[: recipe.context_length] for ids in prompts(checkpoint)])
 
