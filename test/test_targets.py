@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from target_graphs import CONTEXT, export_by, exported, INT4, MODELS, WIDE
-from tiny_models import build_tiny, make_folder
+from tiny_models import build_tiny, GEMMA3, make_folder
 import torch
 
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
@@ -195,6 +195,14 @@ def test_numbers_that_fp16_lacks(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"norm has a value of 1e\+05"):
             file.add("norm", np.array([1e5], dtype=np.float32))
     assert (scales.numpy() > 0).all()  # TensorRT refuses a scale of zero
+
+
+@pytest.mark.parametrize("target", HALF_TARGETS)
+def test_gemma_is_refused(tmp_path: Path, target: str) -> None:
+    folder = make_folder(tmp_path / "model", "gemma3", **GEMMA3)
+    with pytest.raises(CheckpointError, match="too small for Gemma 3; use target ort"):
+        build_tiny(tmp_path, folder, target=target)
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.slow
