@@ -269,7 +269,7 @@ def test_missing_skills(tmp_path: Path, checkpoint: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("stage", ["loading the weights", "quantizing and exporting"])
+@pytest.mark.parametrize("stage", ["checking the decoder", "quantizing and exporting"])
 def test_ctrl_c_leaves_the_old_bundle(
     tmp_path: Path, checkpoint: Path, bundle: Bundle, stage: str
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-from tiny_models import make_folder, make_gguf
+from tiny_models import GEMMA3, make_folder, make_gguf
 import torch
 
 from quant_llm_ros.errors import CheckpointError
@@ -37,6 +37,8 @@ def gguf_file(folder: Path) -> Path:
         ("llama", {"head_dim": 32, "num_key_value_heads": 1}),
         ("qwen2", {"tie_word_embeddings": False}),
         ("qwen3", {"head_dim": 32}),
+        ("gemma3", GEMMA3),
+        ("gemma3", {**GEMMA3, "num_hidden_layers": 7, "layer_types": None}),
     ],
 )
 def test_decoder_computes_the_logits_of_transformers(
@@ -79,6 +81,17 @@ def test_gguf_gives_what_the_folder_gives(folder: Path, gguf_file: Path) -> None
     assert reference.prompts(checkpoint) == reference.prompts(expected)
 
 
+def test_gguf_of_gemma_gives_what_the_folder_gives(tmp_path: Path) -> None:
+    changes = {**GEMMA3, "query_pre_attn_scalar": 32, "num_hidden_layers": 7, "layer_types": None}
+    expected = open_checkpoint(make_folder(tmp_path / "gemma", "gemma3", **changes))
+    checkpoint = open_checkpoint(make_gguf(tmp_path / "gemma.gguf", tmp_path / "gemma", "gemma3"))
+    for name in expected.decoder().parameter_names():
+        torch.testing.assert_close(checkpoint.weights[name], expected.weights[name])
+    config = dataclasses.replace(checkpoint.config, norm_epsilon=expected.config.norm_epsilon)
+    assert config == expected.config
+    assert config.windows == (12, 12, 12, 12, 12, 0, 12)
+
+
 def test_gguf_tokenizer_of_smollm_splits_numbers_into_digits(gguf_file: Path) -> None:
     description = json.loads(open_checkpoint(gguf_file).tokenizer_json)
     kinds = [part["type"] for part in description["pre_tokenizer"]["pretokenizers"]]
@@ -90,6 +103,21 @@ def test_folder_names_its_tokens_and_template(folder: Path) -> None:
     assert checkpoint.chat_template == "chatml"
     assert (checkpoint.bos_token_id, checkpoint.eos_token_id) == (None, 2)
     assert (checkpoint.source, checkpoint.license) == ("tiny", "MIT")
+
+
+def test_gemma_as_older_versions_of_transformers_describe_it(tmp_path: Path) -> None:
+    """The keys of google/gemma-3-1b-it, written by transformers 4.50."""
+    changes = {**GEMMA3, "num_hidden_layers": 7, "layer_types": None}
+    folder = make_folder(tmp_path / "gemma", "gemma3", **changes)
+    path = folder / "config.json"
+    new = open_checkpoint(folder).config
+    settings = json.loads(path.read_text())
+    for key in ("rope_parameters", "layer_types", "tie_word_embeddings"):
+        settings.pop(key, None)
+    settings |= {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
+    path.write_text(json.dumps({**settings, "rope_scaling": None}))
+    old = open_checkpoint(folder).config
+    assert old == new
 
 
 def _cut(path: Path) -> None:
@@ -132,6 +160,7 @@ WRONG_FOLDERS: list[tuple[Callable[[Path], Any], str]] = [
     (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
     (_configure(model_type="mamba"), "architecture 'mamba' is not supported; .* llama"),
     (_configure(model_type=None), "architecture None is not supported"),
+    (_configure(model_type="gemma3"), "'gemma3 with pictures' is not supported; .* gemma3"),
     (_configure(hidden_size="wide"), "config.json .* damaged"),
     (_configure(eos_token_id=None), "eos_token_id is missing"),
     (_configure(hidden_act="gelu"), "activation 'gelu'"),

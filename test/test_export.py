@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import onnxruntime
 import pytest
-from tiny_models import build_tiny, make_folder
+from tiny_models import build_tiny, GEMMA3, make_folder
 
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.engine.onnxruntime_engine import session_options
@@ -51,6 +51,8 @@ def fused_operators(path: Path, folder: Path) -> Counter[str]:
         ("llama", {"tie_word_embeddings": False}, {"quantize": {"method": "none"}}, 0),
         ("qwen2", {}, {}, 15),
         ("qwen3", {"head_dim": 32}, {}, 15),
+        ("gemma3", GEMMA3, {}, 15),
+        ("gemma3", GEMMA3, {"quantize": {"method": "none"}}, 0),
     ],
 )
 def test_graph(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_models import build_tiny, make_folder, SKILLS
 
-from quant_llm_ros.cli.calibration import command_source
+from quant_llm_ros.cli.calibration import command_source, reference_source
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize.calibration import CalibrationSettings
@@ -73,3 +73,21 @@ def test_commands_are_those_of_the_run_time(tmp_path: Path, bundle_path: Path) -
     assert len(passages.texts) == 12
     assert "Skills:" in tokenizer.decode(list(passages.prefix))
     assert any("(" in tokenizer.decode(list(text)) for text in passages.texts)
+
+
+@pytest.mark.bundle
+@pytest.mark.parametrize("examples", [True, False])
+def test_reference_texts_are_commands_of_the_skills(
+    tmp_path: Path, bundle_path: Path, examples: bool
+) -> None:
+    """Behind the prompt of the run time, none of them an example that stands in it."""
+    shutil.copy(bundle_path / "tokenizer.json", tmp_path)
+    shutil.copy(SKILLS, tmp_path / "skills.yaml")
+    passages = reference_source(examples=examples)(tmp_path)
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json")
+    prefix = tokenizer.decode(list(passages.prefix))
+    texts = [tokenizer.decode(list(text)) for text in passages.texts]
+    assert "Skills:" in prefix
+    assert 8 <= len(texts) == len(set(texts)) <= 12
+    assert sum("(" in text for text in texts) >= len(texts) - 1
+    assert not any(text.split("\n")[0] in prefix for text in texts)

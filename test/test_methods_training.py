@@ -13,6 +13,7 @@ from torch import nn, Tensor
 import yaml
 
 from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.training.qat import (
     _Lsq,
@@ -114,7 +115,7 @@ def test_gradients_of_learned_steps() -> None:
 def test_frozen_weights_are_rounded_once(tmp_path: Path) -> None:
     model, quantize = Tiny(), {"method": "uniform", "bits": 4, "block": 32}
     chosen = recipe(tmp_path, quantize)
-    round_once(model, chosen, None)
+    round_once(model, chosen)
     quantizer = chosen.quantizer("first.weight")
     assert quantizer is not None
     again = quantizer(model.first.weight.data).dequantize()
@@ -180,3 +181,26 @@ def test_settings(tmp_path: Path, text: str, says: str) -> None:
         return
     with pytest.raises(RecipeError, match=says.replace("?", r"\?")):
         FinetuneSettings.load(path)
+
+
+def test_adapters_on_top_of_each_other_are_their_sum(tmp_path: Path) -> None:
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(4))
+    folders, expected = [], weight
+    for rank, name in ((4, "one"), (2, "other")):
+        config = peft.LoraConfig(r=rank, lora_alpha=16, target_modules=["first", "second"])
+        model = peft.get_peft_model(Tiny(), config)
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                nn.init.normal_(parameter, std=0.1)
+        folders.append(tmp_path / name)
+        model.save_pretrained(folders[-1])
+        expected = Adapter.load(folders[-1]).merge("first.weight", expected)
+    both = Adapter.load_all(folders)
+    assert both is not None
+    torch.testing.assert_close(both.merge("first.weight", weight), expected)
+    alone = Adapter.load(folders[0])
+    assert both.sha256 != alone.sha256
+    single = Adapter.load_all(folders[:1])
+    assert single is not None
+    assert single.sha256 == alone.sha256
+    assert Adapter.load_all([]) is None

@@ -277,7 +277,7 @@ def test_self_test_finds_one_wrong_logit(
     def wrong(tokens: list[int], *, last: int = 1) -> NDArray[np.float32]:
         logits = append(tokens, last=last).copy()
         calls.append(tokens)
-        if len(calls) == 4:
+        if len(calls) == 5:  # the first pass is what all prompts share
             logits[0, 17] += value
         return logits
 

@@ -140,6 +140,7 @@ def test_a_pattern_must_match(tmp_path: Path) -> None:
         ({}, "always", False),
         ({"adapter": "a"}, "other", False),  # it was fine-tuned without examples for its own
         ({"adapter": "a", "prompt": {"examples": "always"}}, "always", False),
+        ({"adapter": ["a", "b"]}, "other", False),
         ({"prompt": {"examples": "never"}, "skills": {"fixed": True}}, "never", True),
     ],
 )
@@ -148,7 +149,7 @@ def test_adapter_prompt_and_skills(
 ) -> None:
     recipe = Recipe.load(write(tmp_path, {**GOOD, **more}))
     assert (recipe.prompt_examples, recipe.skills_fixed) == (examples, fixed)
-    assert recipe.adapter == (tmp_path / "a" if "adapter" in more else None)
+    assert recipe.adapters == tuple(tmp_path / name for name in more.get("adapter", ()))
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,24 @@ def test_rows(folder, tmp_path):
     assert "reused" not in load(tmp_path)["rows"][0]
 
 
+def test_an_interrupted_sweep_goes_on_with_the_bundle_that_was_built(folder, tmp_path):
+    recipe, made = folder / "four.yaml", sweep(folder, tmp_path)
+
+    def interrupt(_, stage, __):
+        if stage == "deciding":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(made.run([recipe], interrupt))
+    half = json.loads((tmp_path / "rows" / "four.json").read_text())
+    said: list[str] = []
+    (row,) = made.run([recipe], lambda _, stage, __: said.append(stage))
+    assert set(said) == {"deciding", "timing", "perplexity"}
+    assert row["build"] == half["build"]
+    assert row["measured"]["decisions"] == 2
+    assert not list((tmp_path / "bundles").iterdir())
+
+
 def test_a_row_is_old_when_anything_it_was_made_from_changes(folder, tmp_path):
     recipe, what = folder / "four.yaml", sweep(folder, tmp_path).what
     skills = folder / "skills.yaml"

@@ -13,11 +13,12 @@ import onnx
 import onnxruntime
 import pytest
 from target_graphs import CONTEXT, export_by, exported, INT4, MODELS, WIDE
-from tiny_models import build_tiny, make_folder
+from tiny_models import build_tiny, GEMMA3, make_folder
 import torch
 
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.errors import CheckpointError, EngineError
+from quant_llm_ros.quantize.calibration import Passages
 from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.graph_lint import lint
 from quant_llm_ros.quantize.graph_run import check_graph, FixedCacheRunner, HALF_LIMIT
@@ -179,11 +180,11 @@ def test_a_graph_that_computes_something_else(
     path, decoder = exported(tmp_path, "llama-int4", "tensorrt")
     prompt = [5, 6, 7]
     logits = decoder_logits(decoder, prompt)
-    error = check_graph(path, "tensorrt", [prompt], [logits])
+    error = check_graph(path, "tensorrt", Passages((), [prompt]), [logits])
     assert error is not None
     assert error < HALF_LIMIT
     with pytest.raises(EngineError, match="differs from the torch decoder"):
-        check_graph(path, "tensorrt", [prompt], [wrong(logits)])
+        check_graph(path, "tensorrt", Passages((), [prompt]), [wrong(logits)])
 
 
 def test_numbers_that_fp16_lacks(tmp_path: Path) -> None:
@@ -196,6 +197,14 @@ def test_numbers_that_fp16_lacks(tmp_path: Path) -> None:
     assert (scales.numpy() > 0).all()  # TensorRT refuses a scale of zero
 
 
+@pytest.mark.parametrize("target", HALF_TARGETS)
+def test_gemma_is_refused(tmp_path: Path, target: str) -> None:
+    folder = make_folder(tmp_path / "model", "gemma3", **GEMMA3)
+    with pytest.raises(CheckpointError, match="too small for Gemma 3; use target ort"):
+        build_tiny(tmp_path, folder, target=target)
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", HALF_TARGETS)
 def test_the_default_model(tmp_path: Path, repository: Path, target: str) -> None:
@@ -203,6 +212,8 @@ def test_the_default_model(tmp_path: Path, repository: Path, target: str) -> Non
     recipe = Recipe.load(repository / "config" / "recipes" / f"{target}.yaml")
     path, decoder = export_by(recipe, tmp_path)
     texts = prompts(recipe.checkpoint.open())[:3]
-    error = check_graph(path, target, texts, [decoder_logits(decoder, text) for text in texts])
+    error = check_graph(
+        path, target, Passages((), texts), [decoder_logits(decoder, text) for text in texts]
+    )
     assert error is not None
     assert error < 0.2 * HALF_LIMIT

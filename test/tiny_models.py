@@ -63,7 +63,17 @@ _CONFIGS: dict[str, Any] = {
     "llama": transformers.LlamaConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "gemma3": transformers.Gemma3TextConfig,
     "gpt2": transformers.GPT2Config,
+}
+
+
+# A window that the reference prompts exceed, and a scale that is not that of the head's width.
+GEMMA3: dict[str, Any] = {
+    "head_dim": 32,
+    "sliding_window": 12,
+    "query_pre_attn_scalar": 24,
+    "layer_types": ["sliding_attention", "full_attention"],
 }
 
 
@@ -89,7 +99,8 @@ def make_folder(
 
     Args:
         folder: Where; it is made.
-        architecture: ``llama``, ``qwen2``, ``qwen3``, or ``gpt2`` for one that is not supported.
+        architecture: ``llama``, ``qwen2``, ``qwen3``, ``gemma3``, or ``gpt2``, which is not
+            supported.
         vocab_size: At least 300.
         changes: Other settings of the configuration.
     """
@@ -111,7 +122,7 @@ def make_folder(
 
 
 def make_gguf(path: Path, folder: Path, architecture: str = "llama") -> Path:
-    """Write the Llama model of a Hugging Face folder as GGUF, in llama.cpp's order."""
+    """Write the Llama or Gemma 3 model of a folder as GGUF, in llama.cpp's order."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -121,7 +132,12 @@ def make_gguf(path: Path, folder: Path, architecture: str = "llama") -> Path:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    gemma = architecture == "gemma3"
+    rope = config.rope_parameters["full_attention"] if gemma else config.rope_parameters
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if gemma:
+        writer.add_key_length(config.head_dim)
+        writer.add_sliding_window(config.sliding_window)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_license("mit")
@@ -133,9 +149,14 @@ def make_gguf(path: Path, folder: Path, architecture: str = "llama") -> Path:
     writer.add_token_types([3 if token in SPECIAL_TOKENS else 1 for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_eos_token_id(tokens.index(EOS))
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    kind = gguf.MODEL_ARCH.GEMMA3 if gemma else gguf.MODEL_ARCH.LLAMA
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
         array = parameter.detach().numpy()
+        if gemma:  # llama.cpp's converter adds the 1 of the norms
+            array = array + 1 if name.endswith("norm.weight") else array
+            writer.add_tensor(names.get_name(name, (".weight",)), array)
+            continue
         for part, heads in (
             ("q_proj", config.num_attention_heads),
             ("k_proj", config.num_key_value_heads),

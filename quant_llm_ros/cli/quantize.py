@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"making bundles needs the package {error.name!r}; install the extra: "
             "pip install 'quant_llm_ros[quantize]'"
         ) from error
-    from quant_llm_ros.cli.calibration import command_source
+    from quant_llm_ros.cli.calibration import command_source, reference_source
     from quant_llm_ros.command.acceptance import accept
     from quant_llm_ros.command.evaluation import load_dataset
     from quant_llm_ros.training.drafting import train_drafter
@@ -85,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     registry = SkillRegistry.load(skills)
     Validator(registry)  # a malformed registry fails now and not on the robot
     rows = load_dataset(recipe.accuracy) if recipe.accuracy else []
+    examples = recipe.prompt_examples == "always"
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<32}"),
@@ -122,7 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
                 progress=lambda stage, part: progress(stage, part * build_share),
                 unquantized=unquantized,
                 more_files={DRAFTER: lambda path: train_drafter(registry).save(path)},
-                commands=command_source(examples=recipe.prompt_examples == "always"),
+                commands=command_source(examples=examples),
+                texts=reference_source(examples=examples),
             )
             if recipe.accuracy:
                 bundle = accept(

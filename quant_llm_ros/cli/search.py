@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quant_llm_ros.cli.building import build
+from quant_llm_ros.cli.building import build, reference_texts
 from quant_llm_ros.cli.options import positive_int
 from quant_llm_ros.cli.sweep import find_recipes
 from quant_llm_ros.errors import RecipeError
@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     budget = Budget.parse(arguments.budget)
     recipe = Recipe.load(find_recipes(arguments.recipe)[0])
     choices = read_choices(Path(arguments.choices)) if arguments.choices else DEFAULT_CHOICES
+    skills = Path(arguments.skills or share_path("config/skills/service_robot.yaml"))
     columns = (
         TextColumn("{task.description:<24}"),
         MofNCompleteColumn(),
@@ -94,8 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
             storage=Storage(arguments.storage, arguments.study, arguments.seed),
             device=Device(
                 build,
-                Path(arguments.skills or share_path("config/skills/service_robot.yaml")),
+                skills,
                 arguments.threads,
+                lambda recipe, checkpoint: reference_texts(recipe, checkpoint, skills),
             ),
             progress=lambda what, done, total: bar.update(
                 task, description=what, completed=done, total=total

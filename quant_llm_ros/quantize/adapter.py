@@ -6,7 +6,7 @@ those that Hugging Face ``peft`` writes: ``adapter_config.json`` and ``adapter_m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -84,6 +84,28 @@ class Adapter:
                 f"{folder / TENSORS}: has tensors that are not of a LoRA adapter"
             )
         return cls(pairs, alpha / rank, hashlib.sha256(data).hexdigest())
+
+    @classmethod
+    def load_all(cls, folders: Sequence[Path]) -> Adapter | None:
+        """Read adapters that are trained one on top of the other, as a single one.
+
+        Returns:
+            Their sum, with the scales in its matrices B; None for no adapters.
+
+        Raises:
+            CheckpointError: See :meth:`load`.
+        """
+        parts = [cls.load(folder) for folder in folders]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        pairs = {}
+        for name in dict.fromkeys(name for part in parts for name in part.pairs):
+            found = [(part.pairs[name], part.scale) for part in parts if name in part.pairs]
+            down = torch.cat([pair[0] for pair, _ in found])
+            up = torch.cat([pair[1] * scale for pair, scale in found], dim=1)
+            pairs[name] = (down, up)
+        joined = "".join(part.sha256 for part in parts)
+        return cls(pairs, 1.0, hashlib.sha256(joined.encode()).hexdigest())
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Add the update of a weight, if it has one.

@@ -28,15 +28,17 @@ from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.calibration import CommandSource, Passages, read_text
 from quant_llm_ros.quantize.checkpoint import Checkpoint
 from quant_llm_ros.quantize.decoder import Decoder
-from quant_llm_ros.quantize.graph_run import check_graph, HALF_LIMIT
+from quant_llm_ros.quantize.graph_run import check_graph, engine_error, HALF_LIMIT
 from quant_llm_ros.quantize.graph_targets import export
-from quant_llm_ros.quantize.layerwise import QuantizingSource
+from quant_llm_ros.quantize.layerwise import QuantizingSource, WeightLoader
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.staging import staged_folder
 
 Progress = Callable[[str, float], None]
 """Told the name of the present stage and the fraction of the whole build that is done."""
 
+_CHECKED_LAYERS = 4
+_CHECKED_PROMPTS = 4
 EXACT_LIMIT = 1e-4  # FP32 against FP32 of the same weights: what is left is rounding
 # Where the inputs of layers are rounded, a sum in another order may end on the next code, and the
 # error of one code, 1/127 of a token's largest input or 1/16 of an E4M3 number, goes through the
@@ -53,8 +55,9 @@ def build_bundle(
     unquantized: Path | None = None,
     more_files: Mapping[str, Callable[[Path], None]] = types.MappingProxyType({}),
     commands: CommandSource | None = None,
+    texts: reference.TextSource | None = None,
 ) -> Bundle:
-    """Make a bundle.
+    """Make a bundle, layer by layer: the model need not fit into memory.
 
     The same recipe gives the same model, weights and tokenizer, byte for byte.
 
@@ -66,6 +69,8 @@ def build_bundle(
         unquantized: Folder for a bundle of the same weights in FP32, to compare with; None: none.
         more_files: What else belongs to the bundle: for the name of each file, what writes it.
         commands: Makes the commands that the recipe's method is calibrated with.
+        texts: Makes the commands that the bundle is compared on with the unquantized model, and
+            that become its reference; None: sentences that are always there.
 
     Returns:
         The bundle, its files checked.
@@ -88,44 +93,39 @@ def build_bundle(
         for name, write in more_files.items():
             write(folder / name)
 
-        progress("loading the weights", 0.15)
-        decoder = checkpoint.decoder()
-        prompts = [ids[: recipe.context_length] for ids in reference.prompts(checkpoint)]
-        expected = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
-        progress("checking the decoder", 0.25)
-        figures: dict[str, Any] = {
-            "decoder_relative_error": _check_decoder(checkpoint, prompts, expected)
-        }
-
-        adapter = Adapter.load(recipe.adapter) if recipe.adapter else None
-        if adapter:
-            progress("merging the adapter", 0.45)
-            _merge(adapter, decoder)
-            expected = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
-
-        if unquantized is not None:
-            progress("writing the unquantized model", 0.5)
-            for name in (layout.TOKENIZER, layout.SKILLS):
-                shutil.copyfile(folder / name, unquantized / name)
-            _write_unquantized(decoder, unquantized / layout.MODEL, recipe, checkpoint)
-            _write_reference(unquantized / layout.REFERENCE, prompts, [r[-1] for r in expected])
-            parts = _description(recipe, checkpoint, adapter, 0, unquantized, ())
-            _write_description(unquantized, {**parts, "target": "ort"})
+        adapter = Adapter.load_all(recipe.adapters)
         correction = Adapter.load(recipe.correction) if recipe.correction else None
+        load = _loader(checkpoint, adapter)
+        compared = reference.passages(recipe, checkpoint, folder, texts)
         passages = _passages(recipe, folder, commands)
-        weights = QuantizingSource(decoder, recipe, passages, correction)
+        progress("checking the decoder", 0.1)
+        figures: dict[str, Any] = {"decoder_relative_error": _check_decoder(checkpoint)}
+
+        decoder = Decoder(checkpoint.config).eval()
+        weights = QuantizingSource(
+            decoder, recipe, passages, correction, load=load, reference=compared
+        )
         without_kernel = export(
             checkpoint.config,
             weights,
             folder / layout.MODEL,
             context_length=recipe.context_length,
-            progress=lambda part: progress("quantizing and exporting", 0.5 + 0.25 * part),
+            progress=lambda part: progress("quantizing and exporting", 0.2 + 0.5 * part),
             target=recipe.target,
         )
-        progress("computing the reference", 0.75)
-        logits = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
-        _write_reference(folder / layout.REFERENCE, prompts, [rows[-1] for rows in logits])
+        progress("computing the reference", 0.7)
+        expected, logits = weights.logits()
+        _write_reference(folder / layout.REFERENCE, compared, logits)
         change = reference.divergence(logits, expected)
+        if unquantized is not None:
+            progress("writing the unquantized model", 0.75)
+            for name in (layout.TOKENIZER, layout.SKILLS):
+                shutil.copyfile(folder / name, unquantized / name)
+            _write_unquantized(load, unquantized / layout.MODEL, recipe, checkpoint)
+            _write_reference(unquantized / layout.REFERENCE, compared, expected)
+            parts = _description(recipe, checkpoint, adapter, 0, unquantized, ())
+            _write_description(unquantized, {**parts, "target": "ort"})
+        del expected
 
         progress("measuring the engine", 0.85)
         parameters = weights.parameters
@@ -133,11 +133,11 @@ def build_bundle(
         _write_description(folder, description)
         if recipe.target == "ort":
             limit = ROUNDED_INPUTS_LIMIT if recipe.activations else EXACT_LIMIT
-            figures |= _engine_figures(Bundle.load(folder, verify=False), prompts, logits, limit)
+            figures |= _engine_figures(Bundle.load(folder, verify=False), compared, logits, limit)
         else:
             # The engine is built on the device; what FP16 costs can be measured here.
             limit = ROUNDED_INPUTS_LIMIT if recipe.activations else HALF_LIMIT
-            error = check_graph(folder / layout.MODEL, recipe.target, prompts, logits, limit)
+            error = check_graph(folder / layout.MODEL, recipe.target, compared, logits, limit)
             if error is not None:
                 figures |= {"export_relative_error": error, "engine_relative_error": error}
         size = sum(path.stat().st_size for path in folder.iterdir())
@@ -158,13 +158,44 @@ def build_bundle(
     return finished
 
 
+def _loader(checkpoint: Checkpoint, adapter: Adapter | None) -> WeightLoader:
+    """Give what loads a weight, with the adapter merged.
+
+    Raises:
+        CheckpointError: The adapter is of another model.
+    """
+    unknown = set(adapter.pairs if adapter else ()) - set(
+        Decoder(checkpoint.config).matrix_names()
+    )
+    if unknown:
+        raise CheckpointError(
+            f"the adapter changes {min(unknown)}, which the checkpoint lacks: it was "
+            f"trained for another model"
+        )
+
+    def load(decoder: Decoder, name: str) -> None:
+        checkpoint.load(decoder, name)
+        if adapter and name in adapter.pairs:
+            weight = decoder.get_parameter(name).data
+            decoder.set_weight(name, adapter.merge(name, weight))
+
+    return load
+
+
 def _write_unquantized(
-    decoder: Decoder, path: Path, recipe: Recipe, checkpoint: Checkpoint
+    load: WeightLoader, path: Path, recipe: Recipe, checkpoint: Checkpoint
 ) -> None:
     """Write the graph with the weights as they are."""
+
+    def weight(name: str) -> torch.Tensor:
+        decoder = Decoder(checkpoint.config)
+        load(decoder, name)
+        value: torch.Tensor = decoder.get_parameter(name).data
+        return value
+
     export(
         checkpoint.config,
-        lambda name: decoder.get_parameter(name).data,
+        weight,
         path,
         context_length=recipe.context_length,
         progress=lambda part: None,
@@ -191,18 +222,6 @@ def _passages(recipe: Recipe, folder: Path, commands: CommandSource | None) -> l
     return passages
 
 
-def _merge(adapter: Adapter, decoder: Decoder) -> None:
-    """Add an adapter's updates to the weights."""
-    unknown = set(adapter.pairs) - set(decoder.matrix_names())
-    if unknown:
-        raise CheckpointError(
-            f"the adapter changes {sorted(unknown)[0]}, which the checkpoint lacks: it was "
-            f"trained for another model"
-        )
-    for name in adapter.pairs:
-        decoder.set_weight(name, adapter.merge(name, decoder.get_parameter(name).data))
-
-
 def _check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
     """Check what can only be known with the checkpoint at hand, before any work."""
     if recipe.context_length > checkpoint.config.context_length:
@@ -211,13 +230,25 @@ def _check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
             f"{checkpoint.source} was trained for {checkpoint.config.context_length}"
         )
     recipe.check_patterns(Decoder(checkpoint.config).matrix_names())
+    checkpoint.check_names()
 
 
-def _check_decoder(
-    checkpoint: Checkpoint, prompts: Sequence[Sequence[int]], logits: Sequence[torch.Tensor]
-) -> float:
-    """Compare our decoder with transformers; the figure proves that we read the checkpoint."""
-    expected = reference.transformers_logits(checkpoint.location, prompts)
+def _check_decoder(checkpoint: Checkpoint) -> float:
+    """Compare our decoder with transformers; the figure proves that we read the checkpoint.
+
+    With the embedding, the first layers, the last norm and the head: all layers are read and
+    computed by the same code, and the model need not fit into memory.
+    """
+    config = checkpoint.config
+    # One layer of each kind has to be among them.
+    kinds = [bool(config.window(i)) for i in range(config.layers)]
+    layers = max(min(_CHECKED_LAYERS, config.layers), *(1 + kinds.index(kind) for kind in kinds))
+    decoder = checkpoint.decoder(layers)
+    prompts = reference.prompts(checkpoint)[:_CHECKED_PROMPTS]
+    prompts = [prompt[: config.context_length] for prompt in prompts]
+    logits = [reference.decoder_logits(decoder, prompt) for prompt in prompts]
+    del decoder
+    expected = reference.transformers_logits(checkpoint.location, prompts, layers)
     error = max(map(reference.relative_error, logits, expected))
     if not error <= EXACT_LIMIT:
         raise CheckpointError(
@@ -230,21 +261,17 @@ def _check_decoder(
 
 def _engine_figures(
     bundle: Bundle,
-    prompts: Sequence[Sequence[int]],
+    texts: Passages,
     logits: Sequence[torch.Tensor],
     limit: float,
 ) -> dict[str, float]:
     """Check the exported graph and time it."""
     exact = OnnxRuntimeEngine.load(bundle, exact=True)
-    errors = []
-    for prompt, expected in zip(prompts, logits, strict=True):
-        exact.rollback(0)
-        computed = torch.from_numpy(exact.append(prompt, last=len(prompt)))
-        errors.append(reference.relative_error(computed, expected))
+    error = engine_error(exact, texts, logits)
     exact.close()
-    if not max(errors) <= limit:
+    if not error <= limit:
         raise EngineError(
-            f"the exported model differs from the torch decoder by {max(errors):.1e} "
+            f"the exported model differs from the torch decoder by {error:.1e} "
             f"(limit {limit:.0e}) in FP32; this ONNX Runtime computes something else"
         )
     engine = OnnxRuntimeEngine.load(bundle)
@@ -257,22 +284,21 @@ def _engine_figures(
     timings = time_engine(engine, bundle)
     engine.close()
     return {
-        "export_relative_error": max(errors),
+        "export_relative_error": error,
         "engine_relative_error": report.relative_error,
         "load_ms": engine.info.load_ms,
         **dataclasses.asdict(timings),
     }
 
 
-def _write_reference(
-    path: Path, prompts: Sequence[Sequence[int]], logits: Sequence[torch.Tensor]
-) -> None:
+def _write_reference(path: Path, texts: Passages, logits: Sequence[torch.Tensor]) -> None:
     """Write the self-test's prompts and the logits of their last positions."""
+    prompts = [[*texts.prefix, *text] for text in texts.texts]
     np.savez(
         path,
         tokens=np.concatenate([np.asarray(prompt, dtype=np.int32) for prompt in prompts]),
         offsets=np.cumsum([0, *map(len, prompts)], dtype=np.int64),
-        logits=torch.stack(list(logits)).numpy(),
+        logits=torch.stack([rows[-1] for rows in logits]).numpy(),
     )
 
 

@@ -21,6 +21,7 @@ from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.tensors import E4M3_LIMIT, InputQuantizer, InputStatistics
 
+_ROWS_AT_A_TIME = 1024
 SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Linear layers that read the same inputs as another."""
 
@@ -123,7 +124,7 @@ class HiddenStates:
         if not any(part.texts for part in passages):
             raise RecipeError("there is no calibration text; give calibration.commands or .text")
         self._decoder = decoder
-        embed = decoder.model.embed_tokens
+        embed = decoder.embed
         limit = decoder.config.context_length
         with torch.inference_mode():
             self._states: list[tuple[Tensor, list[Tensor]]] = [
@@ -136,6 +137,11 @@ class HiddenStates:
                 )
                 for part in passages
             ]
+
+    @property
+    def texts(self) -> list[Tensor]:
+        """What the last layer gave for each continuation, ``[n, hidden]``."""
+        return [x for _, texts in self._states for x in texts]
 
     def advance(self, index: int) -> None:
         """Run a layer and keep what comes out."""
@@ -161,19 +167,13 @@ class HiddenStates:
 
     @torch.inference_mode()
     def _run(self, index: int) -> list[tuple[Tensor, list[Tensor]]]:
-        layer = self._decoder.model.layers[index]
-        cosines, sines = self._decoder.cosines, self._decoder.sines
+        run = self._decoder.run_layer
         after = []
         for prefix, texts in self._states:
-            size = len(prefix)
             cache = None
-            if size:
-                prefix, cache = layer(prefix, cosines[:size], sines[:size], None)
-            done = []
-            for x in texts:
-                rows = slice(size, size + len(x))
-                done.append(layer(x, cosines[rows], sines[rows], cache)[0])
-            after.append((prefix, done))
+            if len(prefix):
+                prefix, cache = run(index, prefix, None)
+            after.append((prefix, [run(index, x, cache)[0] for x in texts]))
         return after
 
 
@@ -185,9 +185,17 @@ class _Collector:
         self._largest = torch.zeros(size)
         self._sum = torch.zeros(size)
         self._tokens: list[Tensor] = []
+        self._waiting: list[Tensor] = []
 
     def see(self, module: nn.Module, arguments: tuple[Tensor]) -> None:
-        (x,) = arguments
+        self._waiting.append(arguments[0])
+        if sum(map(len, self._waiting)) >= _ROWS_AT_A_TIME:
+            self._add()
+
+    def _add(self) -> None:
+        """Add what was seen: many short texts at once, since each sum is over whole matrices."""
+        x = torch.cat(self._waiting)
+        self._waiting.clear()
         magnitude = x.abs()
         self._products.addmm_(x.T, x)
         self._largest = torch.maximum(self._largest, magnitude.amax(0))
@@ -195,6 +203,8 @@ class _Collector:
         self._tokens.append(magnitude.amax(1))
 
     def statistics(self) -> InputStatistics:
+        if self._waiting:
+            self._add()
         tokens = torch.cat(self._tokens)
         return InputStatistics(
             hessian=self._products / len(tokens),

@@ -18,7 +18,7 @@ import torch
 from quant_llm_ros.errors import CheckpointError
 from quant_llm_ros.quantize.decoder import Decoder, DecoderConfig
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -70,21 +70,46 @@ class Checkpoint:
     eos_token_id: int
     location: Path
 
-    def decoder(self) -> Decoder:
+    def decoder(self, layers: int | None = None) -> Decoder:
         """Load all weights into a decoder.
+
+        Args:
+            layers: Load only so many layers, behind which the last norm and the head follow;
+                None: all of them.
 
         Raises:
             CheckpointError: A weight is missing or has another shape than the configuration says.
         """
-        decoder = Decoder(self.config)
+        config = self.config
+        if layers is not None:
+            config = dataclasses.replace(config, layers=layers, windows=config.windows[:layers])
+        decoder = Decoder(config)
         for name in decoder.parameter_names():
+            self.load(decoder, name)
+        return decoder.eval()
+
+    def check_names(self) -> None:
+        """Check that no weight is missing, without reading any.
+
+        Raises:
+            CheckpointError: One is.
+        """
+        for name in Decoder(self.config).parameter_names():
             if name not in self.weights:
                 raise CheckpointError(f"{self.location}: the weight {name} is missing")
-            try:
-                decoder.set_weight(name, self.weights[name])
-            except ValueError as error:
-                raise CheckpointError(f"{self.location}: {error}") from error
-        return decoder.eval()
+
+    def load(self, decoder: Decoder, name: str) -> None:
+        """Load one weight into a decoder.
+
+        Raises:
+            CheckpointError: It is missing or has another shape than the configuration says.
+        """
+        if name not in self.weights:
+            raise CheckpointError(f"{self.location}: the weight {name} is missing")
+        try:
+            decoder.set_weight(name, self.weights[name])
+        except ValueError as error:
+            raise CheckpointError(f"{self.location}: {error}") from error
 
 
 def open_checkpoint(location: Path, *, source: str = "", license_name: str = "") -> Checkpoint:
@@ -160,6 +185,11 @@ def check_architecture(name: object, where: Path) -> str:
             f"supported are {', '.join(ARCHITECTURES)}"
         )
     return str(name)
+
+
+def gemma3_windows(layers: int, window: int, pattern: int = 6) -> tuple[int, ...]:
+    """Windows of a Gemma 3 (arXiv:2503.19786, section 2.1): every sixth layer sees all tokens."""
+    return tuple(window if (i + 1) % pattern else 0 for i in range(layers))
 
 
 def chat_template_name(template: str | None) -> str:

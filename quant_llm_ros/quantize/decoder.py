@@ -1,8 +1,10 @@
-"""The language model as a small torch module: Llama, Qwen2 and Qwen3 decoders.
+"""The language model as a small torch module: Llama, Qwen2, Qwen3 and Gemma 3 decoders.
 
 Shapes in the comments: ``n`` new tokens, ``p`` tokens in the cache, ``k`` wanted positions,
 ``hidden`` features, ``heads`` query heads, ``kv`` key-value heads, ``dim`` features of a head.
-Parameters have their Hugging Face names, so that a checkpoint loads as it is.
+Parameters have their Hugging Face names, so that a checkpoint loads as it is; only what Gemma 3
+keeps otherwise (norms that are multiplied by 1 + w, a scale of the attention) is brought into the
+common form where a checkpoint is read.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class DecoderConfig:
     """Shape of a decoder.
 
     Attributes:
-        architecture: ``llama``, ``qwen2`` or ``qwen3``.
+        architecture: ``llama``, ``qwen2``, ``qwen3`` or ``gemma3``.
         layers: Number of transformer blocks.
         hidden_size: Features of a token between the layers.
         intermediate_size: Features inside the feed-forward network.
@@ -37,7 +39,13 @@ class DecoderConfig:
         norm_epsilon: Epsilon of the RMS norms.
         tied_embedding: The output head is the token embedding.
         attention_bias: Query, key and value projections have a bias (Qwen2).
-        head_norm: Queries and keys pass an RMS norm per head (Qwen3).
+        head_norm: Queries and keys pass an RMS norm per head (Qwen3, Gemma 3).
+        sandwich_norms: The outputs of attention and feed-forward pass a norm too (Gemma 3).
+        gelu: The gate of the feed-forward network is a GELU by tanh and no SiLU (Gemma 3).
+        scaled_embedding: Token vectors are multiplied by the root of ``hidden_size`` (Gemma 3).
+        windows: For each layer how many tokens it looks back at, itself included, 0 for all;
+            empty: all layers look back at all tokens.
+        local_rope_theta: Base of the wavelengths in layers that have a window.
     """
 
     architecture: str
@@ -54,21 +62,47 @@ class DecoderConfig:
     tied_embedding: bool
     attention_bias: bool = False
     head_norm: bool = False
+    sandwich_norms: bool = False
+    gelu: bool = False
+    scaled_embedding: bool = False
+    windows: tuple[int, ...] = ()
+    local_rope_theta: float = 0.0
+
+    def window(self, layer: int) -> int:
+        """Tokens that a layer looks back at, itself included; 0 for all."""
+        return self.windows[layer] if self.windows else 0
+
+    @property
+    def embedding_scale(self) -> float:
+        """What token vectors are multiplied by."""
+        return math.sqrt(self.hidden_size) if self.scaled_embedding else 1.0
+
+    @property
+    def feed_forward_norm(self) -> str:
+        """Name of the norm before the feed-forward network.
+
+        Gemma 3 gives the other architectures' name to the norm behind the attention.
+        """
+        return "pre_feedforward_layernorm" if self.sandwich_norms else "post_attention_layernorm"
 
 
-def rotary_table(config: DecoderConfig, positions: int) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    config: DecoderConfig, positions: int, *, local: bool = False
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary embedding (Su et al., RoFormer, section 3.2.2).
 
     Args:
         config: Gives the base and the head's width.
         positions: Number of rows.
+        local: Of the layers that have a window.
 
     Returns:
         Cosines and sines, float32 ``[positions, dim / 2]``.
     """
     # In float64 first: at position 2,000 a float32 angle is off by 1e-4 rad.
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-    frequencies = torch.tensor(config.rope_theta, dtype=torch.float64) ** -exponents
+    base = config.local_rope_theta if local else config.rope_theta
+    frequencies = torch.tensor(base, dtype=torch.float64) ** -exponents
     angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
     return angles.cos().float(), angles.sin().float()
 
@@ -102,9 +136,10 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query causal attention (Ainslie et al. 2023) with a key-value cache."""
 
-    def __init__(self, config: DecoderConfig) -> None:
-        """Make the four projections and, for Qwen3, the head norms."""
+    def __init__(self, config: DecoderConfig, window: int) -> None:
+        """Make the four projections and, for Qwen3 and Gemma 3, the head norms."""
         super().__init__()
+        self.window = window
         self.head_dim = config.head_dim
         queries = config.attention_heads * config.head_dim
         keys = config.key_value_heads * config.head_dim
@@ -148,36 +183,45 @@ class Attention(nn.Module):
         n, total = scores.shape[2:]
         # Bottom right is the diagonal: the last new token sees everything.
         unseen = torch.ones(n, total, dtype=torch.bool).triu(total - n + 1)
+        if self.window:
+            unseen |= torch.ones(n, total, dtype=torch.bool).tril(total - n - self.window)
         weights = scores.masked_fill(unseen, -torch.inf).softmax(-1)  # [kv, group, n, p + n]
         attended = (weights @ v[:, None]).flatten(0, 1)  # [heads, n, dim]
         return self.o_proj(attended.transpose(0, 1).flatten(1)), (k, v)
 
 
 class FeedForward(nn.Module):
-    """Feed-forward network with a SiLU gate (SwiGLU, Shazeer 2020)."""
+    """Feed-forward network with a gate of SiLU or GELU (SwiGLU and GEGLU, Shazeer 2020)."""
 
     def __init__(self, config: DecoderConfig) -> None:
         """Make the three projections."""
         super().__init__()
+        self.gelu = config.gelu
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[n, hidden]`` to ``[n, hidden]``."""
-        gated: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        gate = functional.gelu(gate, approximate="tanh") if self.gelu else functional.silu(gate)
+        gated: Tensor = self.down_proj(gate * self.up_proj(x))
         return gated
 
 
 class Layer(nn.Module):
     """One transformer block: attention and feed-forward, each behind a norm, each added."""
 
-    def __init__(self, config: DecoderConfig) -> None:
-        """Make the block."""
+    def __init__(self, config: DecoderConfig, window: int) -> None:
+        """Make the block; its attention looks back at ``window`` tokens, 0 for all."""
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.sandwich_norms = config.sandwich_norms
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        if config.sandwich_norms:
+            norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        for name in norms:
+            self.add_module(name, RMSNorm(config.hidden_size, config.norm_epsilon))
+        self.self_attn = Attention(config, window)
         self.mlp = FeedForward(config)
 
     def forward(
@@ -185,6 +229,10 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Map ``[n, hidden]`` to ``[n, hidden]`` and the layer's new cache."""
         attended, present = self.self_attn(self.input_layernorm(x), cosines, sines, past)
+        if self.sandwich_norms:
+            x = x + self.post_attention_layernorm(attended)
+            changed = self.mlp(self.pre_feedforward_layernorm(x))
+            return x + self.post_feedforward_layernorm(changed), present
         x = x + attended
         return x + self.mlp(self.post_attention_layernorm(x)), present
 
@@ -195,7 +243,7 @@ class _Model(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, config.window(i)) for i in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
 
 
@@ -209,9 +257,35 @@ class Decoder(nn.Module):
         with torch.device("meta"):
             self.model = _Model(config)
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        cosines, sines = rotary_table(config, config.context_length)
-        self.register_buffer("cosines", cosines, persistent=False)
-        self.register_buffer("sines", sines, persistent=False)
+        self._rotary = rotary_table(config, config.context_length)
+        if config.windows:
+            self._local_rotary = rotary_table(config, config.context_length, local=True)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look tokens ``[n]`` up: ``[n, hidden]``."""
+        x: Tensor = self.model.embed_tokens(tokens) * self.config.embedding_scale
+        return x
+
+    def run_layer(
+        self, index: int, x: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run one layer over ``[n, hidden]``, behind what is in its cache.
+
+        Returns:
+            ``[n, hidden]`` and the layer's new cache.
+        """
+        start = past[0].shape[1] if past else 0
+        tables = self._local_rotary if self.config.window(index) else self._rotary
+        cosines, sines = (table[start : start + len(x)] for table in tables)
+        result: tuple[Tensor, tuple[Tensor, Tensor]] = self.model.layers[index](
+            x, cosines, sines, past
+        )
+        return result
+
+    def head(self, x: Tensor) -> Tensor:
+        """Turn what the last layer gave, ``[k, hidden]``, into logits ``[k, vocab_size]``."""
+        logits: Tensor = self.lm_head(self.model.norm(x))
+        return logits
 
     def set_weight(self, name: str, weight: Tensor) -> None:
         """Give a parameter its value.
@@ -237,6 +311,16 @@ class Decoder(nn.Module):
         if self.config.tied_embedding and name == "model.embed_tokens.weight":
             self.lm_head.weight = self.model.embed_tokens.weight
 
+    def forget(self, prefix: str) -> None:
+        """Give back the memory of the parameters whose names begin like this."""
+        for name, parameter in list(self.named_parameters(remove_duplicate=False)):
+            if name.startswith(prefix):
+                module, _, leaf = name.rpartition(".")
+                empty = nn.Parameter(
+                    torch.empty_like(parameter, device="meta"), requires_grad=False
+                )
+                setattr(self.get_submodule(module), leaf, empty)
+
     def parameter_names(self) -> list[str]:
         """Names of the parameters that a checkpoint has to give."""
         names = [name for name, _ in self.named_parameters(remove_duplicate=False)]
@@ -259,14 +343,9 @@ class Decoder(nn.Module):
         Returns:
             Logits ``[k, vocab_size]`` and the cache with the new tokens in it.
         """
-        past = cache[0][0].shape[1] if cache else 0
-        cosines = self.cosines[past : past + len(tokens)]
-        sines = self.sines[past : past + len(tokens)]
-        x = self.model.embed_tokens(tokens)  # [n, hidden]
+        x = self.embed(tokens)
         present: Cache = []
-        for index, layer in enumerate(self.model.layers):
-            x, layer_present = layer(x, cosines, sines, cache[index] if cache else None)
+        for index in range(self.config.layers):
+            x, layer_present = self.run_layer(index, x, cache[index] if cache else None)
             present.append(layer_present)
-        if positions is not None:
-            x = x[positions]
-        return self.lm_head(self.model.norm(x)), present
+        return self.head(x if positions is None else x[positions]), present

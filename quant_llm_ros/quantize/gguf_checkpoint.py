@@ -18,6 +18,7 @@ from quant_llm_ros.quantize.checkpoint import (
     check_architecture,
     Checkpoint,
     damaged,
+    gemma3_windows,
     LazyWeights,
 )
 from quant_llm_ros.quantize.decoder import DecoderConfig
@@ -38,11 +39,13 @@ _BLOCK_NAMES = {
     "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_GEMMA3_LOCAL_THETA = 10000.0  # llama.cpp takes it where the file does not say (llama-model.cpp)
 _LICENSES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
 
@@ -71,7 +74,9 @@ def read(path: Path) -> Checkpoint:
     readers: dict[str, Callable[[], torch.Tensor]] = {}
     for name, tensor in tensors.items():
         heads = _permuted_heads(config, name)
-        readers[_hugging_face_name(name, path)] = partial(_read_tensor, path, tensor, heads)
+        readers[_hugging_face_name(name, path, config)] = partial(
+            _read_tensor, path, tensor, heads
+        )
     license_name = str(fields.get("general.license", "unknown"))
     bos = fields.get("tokenizer.ggml.bos_token_id")
     return Checkpoint(
@@ -101,9 +106,11 @@ def _config(
     heads = int(field("attention.head_count"))
     hidden_size = int(field("embedding_length"))
     head_dim = int(fields.get(f"{architecture}.attention.key_length", hidden_size // heads))
+    gemma = architecture == "gemma3"
+    layers = int(field("block_count"))
     return DecoderConfig(
         architecture=architecture,
-        layers=int(field("block_count")),
+        layers=layers,
         hidden_size=hidden_size,
         intermediate_size=int(field("feed_forward_length")),
         attention_heads=heads,
@@ -116,18 +123,26 @@ def _config(
         tied_embedding="output.weight" not in tensors,
         attention_bias="blk.0.attn_q.bias" in tensors,
         head_norm="blk.0.attn_q_norm.weight" in tensors,
+        sandwich_norms=gemma,
+        gelu=gemma,
+        scaled_embedding=gemma,
+        windows=gemma3_windows(layers, int(field("attention.sliding_window"))) if gemma else (),
+        local_rope_theta=float(fields.get("gemma3.rope.freq_base_swa", _GEMMA3_LOCAL_THETA))
+        if gemma
+        else 0.0,
     )
 
 
-def _hugging_face_name(name: str, path: Path) -> str:
+def _hugging_face_name(name: str, path: Path, config: DecoderConfig) -> str:
     """Translate a GGUF tensor name."""
     if name in _NAMES:
         return _NAMES[name]
     block, _, leaf = name.removeprefix("blk.").partition(".")
     module, _, kind = leaf.rpartition(".")
-    if not name.startswith("blk.") or module not in _BLOCK_NAMES:
+    names = {**_BLOCK_NAMES, "ffn_norm": config.feed_forward_norm}
+    if not name.startswith("blk.") or module not in names:
         raise CheckpointError(f"{path}: the tensor {name} is not one of a supported architecture")
-    return f"model.layers.{block}.{_BLOCK_NAMES[module]}.{kind}"
+    return f"model.layers.{block}.{names[module]}.{kind}"
 
 
 def _permuted_heads(config: DecoderConfig, name: str) -> int:

@@ -39,9 +39,14 @@ def write_gguf(recipe: Recipe, path: Path) -> None:
         CheckpointError: The checkpoint or the adapter is damaged.
     """
     checkpoint = recipe.checkpoint.open()
+    if checkpoint.config.architecture == "gemma3":
+        raise RecipeError(
+            f"{recipe.file}: Gemma 3 cannot be written as GGUF here; convert its checkpoint with "
+            "llama.cpp"
+        )
     decoder = checkpoint.decoder()
-    if recipe.adapter:
-        adapter = Adapter.load(recipe.adapter)
+    adapter = Adapter.load_all(recipe.adapters)
+    if adapter:
         for name in adapter.pairs:
             decoder.set_weight(name, adapter.merge(name, decoder.get_parameter(name).data))
     config = checkpoint.config

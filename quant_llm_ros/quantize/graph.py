@@ -67,6 +67,14 @@ class DecoderGraph(WeightGraph):
         cosines, sines = rotary_table(config, context_length)
         self.cosines = self.initializer("rotary_cosines", cosines.numpy())
         self.sines = self.initializer("rotary_sines", sines.numpy())
+        self.window = 0  # of the layer that is being built
+        self._window_masks: dict[int, ir.Value] = {}
+        if config.windows:
+            tables = rotary_table(config, context_length, local=True)
+            self._local_rotary = tuple(
+                self.initializer(f"rotary_local_{name}", table.numpy())
+                for name, table in zip(("cosines", "sines"), tables, strict=True)
+            )
 
     def build(self, progress: Callable[[float], None]) -> ir.Model:
         """Build the whole model.
@@ -86,12 +94,15 @@ class DecoderGraph(WeightGraph):
         ]
         embed, head = self.embedding_and_head()
         x = embed(input_ids)
+        if config.scaled_embedding:
+            x = self.op("Mul", x, self.number(config.embedding_scale))
         positions = self.positions(input_ids, pasts[0][0])
         presents: list[ir.Value] = []
         for i, (past_key, past_value) in enumerate(pasts):
             progress(i / config.layers)
             prefix = f"model.layers.{i}."
             normed = self.norm(x, prefix + "input_layernorm")
+            self.window = config.window(i)
             attended, present = self.attention(
                 normed, positions, past_key, past_value, prefix + "self_attn."
             )
@@ -99,9 +110,14 @@ class DecoderGraph(WeightGraph):
                 value.name = f"present_{part}_{i}"
                 describe(value, self.float_type, self.cache_shape("p + n"))
             presents += present
+            if config.sandwich_norms:
+                attended = self.norm(attended, prefix + "post_attention_layernorm")
             x = self.op("Add", x, attended)
-            normed = self.norm(x, prefix + "post_attention_layernorm")
-            x = self.op("Add", x, self.feed_forward(normed, prefix + "mlp."))
+            normed = self.norm(x, prefix + config.feed_forward_norm)
+            changed = self.feed_forward(normed, prefix + "mlp.")
+            if config.sandwich_norms:
+                changed = self.norm(changed, prefix + "post_feedforward_layernorm")
+            x = self.op("Add", x, changed)
         wanted = self.op("Gather", x, logit_positions, axis=1)  # [1, k, hidden]
         wanted = self.op("Squeeze", self.norm(wanted, "model.norm"), self.ints([0]))
         logits = head(wanted)
@@ -196,7 +212,8 @@ class DecoderGraph(WeightGraph):
 
     def rotary(self, x: ir.Value, positions: ir.Value, heads: int) -> ir.Value:
         """Rotary embedding of ``[1, n, heads * dim]``."""
-        return self.op("RotaryEmbedding", x, self.cosines, self.sines, positions, num_heads=heads)
+        tables = self._local_rotary if self.window else (self.cosines, self.sines)
+        return self.op("RotaryEmbedding", x, *tables, positions, num_heads=heads)
 
     def attention(
         self,
@@ -220,17 +237,18 @@ class DecoderGraph(WeightGraph):
         """
         heads, kv_heads = self.config.attention_heads, self.config.key_value_heads
         q, k, v = self.projections(x, prefix)
+        mask = self._window_mask(positions) if self.window else None
         attended, present_key, present_value = self.tape.op_multi_out(
             "Attention",
             [
                 self.rotary(q, positions, heads),
                 self.rotary(k, positions, kv_heads),
                 v,
-                None,
+                mask,
                 past_key,
                 past_value,
             ],
-            {"is_causal": 1, "q_num_heads": heads, "kv_num_heads": kv_heads},
+            {"is_causal": int(mask is None), "q_num_heads": heads, "kv_num_heads": kv_heads},
             num_outputs=3,
         )
         return self.linear(attended, f"{prefix}o_proj"), (present_key, present_value)
@@ -249,12 +267,35 @@ class DecoderGraph(WeightGraph):
             k = self._head_norm(k, config.key_value_heads, f"{prefix}k_norm")
         return q, k, v
 
+    def _window_mask(self, positions: ir.Value) -> ir.Value:
+        """What a token sees in a layer with a window, bool ``[n, p + n]``; one for all of a width.
+
+        Args:
+            positions: ``[1, n]``.
+        """
+        if self.window not in self._window_masks:
+            rows = self.op("Transpose", positions, perm=[1, 0])  # [n, 1]
+            last = self.op("ReduceMax", positions, keepdims=0)
+            columns = self.op(
+                "Range", self.ints(0), self.op("Add", last, self.ints(1)), self.ints(1)
+            )
+            back = self.op("Sub", rows, columns)
+            self._window_masks[self.window] = self.op(
+                "And",
+                self.op("GreaterOrEqual", back, self.ints(0)),
+                self.op("Less", back, self.ints(self.window)),
+            )
+        return self._window_masks[self.window]
+
     def feed_forward(self, x: ir.Value, prefix: str) -> ir.Value:
-        """Feed-forward network with a SiLU gate."""
+        """Feed-forward network with a gate of SiLU or GELU."""
         gate = self.linear(x, f"{prefix}gate_proj")
         up = self.linear(x, f"{prefix}up_proj")
-        gated = self.op("Mul", self.op("Mul", gate, self.op("Sigmoid", gate)), up)
-        return self.linear(gated, f"{prefix}down_proj")
+        if self.config.gelu:
+            gate = self.op("Gelu", gate, approximate="tanh")
+        else:
+            gate = self.op("Mul", gate, self.op("Sigmoid", gate))
+        return self.linear(self.op("Mul", gate, up), f"{prefix}down_proj")
 
     # Helpers.
 

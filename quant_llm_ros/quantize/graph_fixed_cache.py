@@ -75,7 +75,17 @@ class FixedCacheGraph(DecoderGraph):
         file: WeightFile,
         context_length: int,
     ) -> None:
-        """Prepare an empty graph; the arguments are those of :class:`DecoderGraph`."""
+        """Prepare an empty graph; the arguments are those of :class:`DecoderGraph`.
+
+        Raises:
+            CheckpointError: The architecture does not fit into FP16.
+        """
+        if config.architecture == "gemma3":
+            # The sums between its layers exceed 65504, as was seen by all who tried.
+            raise CheckpointError(
+                "targets for TensorRT compute in FP16, whose range is too small for Gemma 3; use "
+                "target ort"
+            )
         super().__init__(config, weights, file, context_length)
         self.write_index = value_info("write_index", ir.DataType.INT64, [1])
         self.more_inputs = [self.write_index]

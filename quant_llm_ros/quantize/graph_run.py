@@ -16,6 +16,7 @@ from quant_llm_ros.engine.bundle import Bundle, MODEL
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.protocol import Engine, EngineInfo
 from quant_llm_ros.errors import ContextOverflowError, EngineError
+from quant_llm_ros.quantize.calibration import Passages
 from quant_llm_ros.quantize.graph_lint import lint
 from quant_llm_ros.quantize.reference import relative_error
 
@@ -131,10 +132,34 @@ def open_on_cpu(bundle: Bundle) -> Engine:
     return FixedCacheRunner(bundle.file(MODEL))
 
 
+def engine_error(engine: Engine, texts: Passages, logits: Sequence[torch.Tensor]) -> float:
+    """Compare an engine with the decoder on all positions behind a prefix.
+
+    Args:
+        engine: Its cache is emptied before.
+        texts: Token ids.
+        logits: The decoder's for them, float32 ``[n, vocab]`` each.
+
+    Returns:
+        The largest relative error of a logit; NaN where one is no number.
+    """
+    engine.rollback(0)
+    if texts.prefix:
+        engine.append(list(texts.prefix))
+        engine.mark()
+    errors = []
+    for text, expected in zip(texts.texts, logits, strict=True):
+        engine.rollback(len(texts.prefix))
+        computed = torch.from_numpy(engine.append(text, last=len(text)))
+        errors.append(relative_error(computed, expected))
+    # Not the built-in max, which forgets a NaN that is not the first.
+    return float(np.max(errors))
+
+
 def check_graph(
     path: Path,
     target: str,
-    prompts: Sequence[Sequence[int]],
+    texts: Passages,
     logits: Sequence[torch.Tensor],
     limit: float = HALF_LIMIT,
 ) -> float | None:
@@ -143,7 +168,7 @@ def check_graph(
     Args:
         path: The ``.onnx`` file.
         target: ``tensorrt`` or ``tensorrt-jp6``.
-        prompts: Token ids.
+        texts: Token ids.
         logits: The decoder's for them, FP32 ``[n, vocab]`` each.
         limit: Largest relative error that is allowed.
 
@@ -162,15 +187,10 @@ def check_graph(
     graph = onnx.load(path, load_external_data=False).graph
     if any(tensor.data_type == onnx.TensorProto.FLOAT4E2M1 for tensor in graph.initializer):
         return None
-    runner = FixedCacheRunner(path)
-    errors = []
-    for prompt, expected in zip(prompts, logits, strict=True):
-        runner.rollback(0)
-        computed = torch.from_numpy(runner.append(prompt, last=len(prompt)))
-        errors.append(relative_error(computed, expected))
-    if not max(errors) <= limit:
+    error = engine_error(FixedCacheRunner(path), texts, logits)
+    if not error <= limit:
         raise EngineError(
-            f"{path} differs from the torch decoder by {max(errors):.1e} (limit {limit}) on "
+            f"{path} differs from the torch decoder by {error:.1e} (limit {limit}) on "
             f"ONNX Runtime; where FP16 is too narrow for this checkpoint, use target ort"
         )
-    return max(errors)
+    return error

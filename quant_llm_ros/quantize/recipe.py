@@ -84,7 +84,7 @@ class Recipe:
     Attributes:
         name: Of the bundle.
         checkpoint: Where the model comes from.
-        adapter: Folder of the low-rank adapter that is merged before quantization, or None.
+        adapters: Folders of the low-rank adapters that are merged before quantization.
         prompt_examples: When the prompt shows the skills' examples; see
             ``engine.bundle.PROMPT_EXAMPLES``.
         skills_fixed: The model understands only the skills that go into the bundle: a node refuses
@@ -104,7 +104,7 @@ class Recipe:
 
     name: str
     checkpoint: CheckpointSource
-    adapter: Path | None
+    adapters: tuple[Path, ...]
     prompt_examples: str
     skills_fixed: bool
     accuracy: Path | None
@@ -191,7 +191,7 @@ class Recipe:
         return cls(
             name=top.get("name", str),
             checkpoint=_checkpoint(_Fields(path, "checkpoint", top.get("checkpoint", dict))),
-            adapter=path.parent / top.get("adapter", str) if "adapter" in settings else None,
+            adapters=_adapters(top),
             prompt_examples=_prompt_examples(
                 _Fields(path, "prompt", top.get("prompt", dict, {})),
                 "other" if "adapter" in settings else "always",
@@ -260,6 +260,16 @@ def _checkpoint(fields: _Fields) -> CheckpointSource:
         sha256=fields.get("sha256", str, "").lower(),
         license=fields.get("license", str, ""),
     )
+
+
+def _adapters(fields: _Fields) -> tuple[Path, ...]:
+    """Read ``adapter``: a folder, or several that were trained one on top of the other."""
+    value = fields.values.get("adapter", [])
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise RecipeError(f"{fields.file}: adapter is {name!r}, expected a folder or several")
+    return tuple(fields.file.parent / name for name in names)
 
 
 def _prompt_examples(fields: _Fields, default: str) -> str:

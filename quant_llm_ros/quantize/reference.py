@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 from pathlib import Path
@@ -12,8 +12,14 @@ import tokenizers
 import torch
 from torch import Tensor
 
+from quant_llm_ros.quantize.calibration import Passages
 from quant_llm_ros.quantize.checkpoint import Checkpoint, damaged
 from quant_llm_ros.quantize.decoder import Decoder
+from quant_llm_ros.quantize.recipe import Recipe
+
+TextSource = Callable[[Path], Passages]
+"""Makes commands with their answers, behind the prompt and tokenized as at run time, for a bundle
+in the making, whose folder holds ``tokenizer.json`` and ``skills.yaml``."""
 
 SENTENCES = (
     "Bring me the red cup from the kitchen.",
@@ -42,6 +48,33 @@ def prompts(checkpoint: Checkpoint) -> list[list[int]]:
     return [tokenizer.encode(_TEMPLATE.format(sentence=text)).ids for text in SENTENCES]
 
 
+def passages(
+    recipe: Recipe, checkpoint: Checkpoint, folder: Path, source: TextSource | None
+) -> Passages:
+    """Make the texts on which models are compared: commands with their answers, behind the prompt.
+
+    Args:
+        recipe: Whose context has to hold them.
+        checkpoint: Has the tokenizer.
+        folder: Of the bundle.
+        source: Makes commands; None, or where they do not fit: the sentences above.
+    """
+    if source is not None:
+        made = source(folder)
+        if made.texts and len(made.prefix) + max(map(len, made.texts)) <= recipe.context_length:
+            return made
+    return Passages((), [ids[: recipe.context_length] for ids in prompts(checkpoint)])
+
+
+def passages_logits(decoder: Decoder, texts: Passages) -> list[Tensor]:
+    """Compute the logits of all positions behind the prefix, float32 ``[n, vocab]`` per text."""
+    with torch.inference_mode():
+        cache = None
+        if texts.prefix:
+            _, cache = decoder(torch.tensor(list(texts.prefix)), None, torch.tensor([0]))
+        return [decoder(torch.tensor(list(text)), cache)[0] for text in texts.texts]
+
+
 def decoder_logits(decoder: Decoder, prompt: Sequence[int]) -> Tensor:
     """Compute the logits of all positions, float32 ``[n, vocab]``."""
     with torch.inference_mode():
@@ -49,11 +82,12 @@ def decoder_logits(decoder: Decoder, prompt: Sequence[int]) -> Tensor:
     return logits
 
 
-def load_transformers(location: Path) -> Any:
+def load_transformers(location: Path, layers: int | None = None) -> Any:
     """Load a checkpoint with Hugging Face transformers, in FP32.
 
     Args:
         location: GGUF file or Hugging Face folder.
+        layers: Load only so many layers; None: all.
 
     Raises:
         CheckpointError: transformers cannot load it.
@@ -64,18 +98,28 @@ def load_transformers(location: Path) -> Any:
     if location.is_file():
         folder, names = location.parent, {"gguf_file": location.name}
     errors = (OSError, ValueError, KeyError, RuntimeError)
-    with damaged(location, *errors), _no_progress_bars():
+    with damaged(location, *errors), _quiet_loading(layers):
+        config = transformers.AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, **names
+        )
+        if layers is not None:
+            config.num_hidden_layers = layers
+            if getattr(config, "layer_types", None):
+                config.layer_types = config.layer_types[:layers]
         return transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=torch.float32, local_files_only=True, **names
+            str(folder), config=config, dtype=torch.float32, local_files_only=True, **names
         )
 
 
-def transformers_logits(location: Path, token_lists: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+def transformers_logits(
+    location: Path, token_lists: Sequence[Sequence[int]], layers: int | None = None
+) -> Iterator[Tensor]:
     """Compute the logits of all positions with Hugging Face transformers.
 
     Args:
         location: GGUF file or Hugging Face folder.
         token_lists: The prompts.
+        layers: Use only so many layers, behind which the last norm and the head follow; None: all.
 
     Yields:
         Float32 ``[n, vocab]`` for each prompt.
@@ -83,7 +127,7 @@ def transformers_logits(location: Path, token_lists: Sequence[Sequence[int]]) ->
     Raises:
         CheckpointError: transformers cannot load it.
     """
-    model = load_transformers(location)
+    model = load_transformers(location, layers)
     for tokens in token_lists:
         with torch.inference_mode():
             logits: Tensor = model(torch.tensor([list(tokens)])).logits[0]
@@ -91,19 +135,33 @@ def transformers_logits(location: Path, token_lists: Sequence[Sequence[int]]) ->
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing bars of its own into the build's."""
+def _quiet_loading(layers: int | None) -> Iterator[None]:
+    """Keep transformers from drawing bars of its own into the build's, and from reading too much.
+
+    Its GGUF loader unpacks all tensors, and what it is told about bars is all that it asks. So
+    the place of the bar also says which tensors are read.
+
+    Args:
+        layers: As for :func:`load_transformers`.
+    """
     from transformers import modeling_gguf_pytorch_utils as gguf_loader
     from transformers.utils import logging
 
+    def wanted(tensor: Any) -> bool:
+        block = str(tensor.name).removeprefix("blk.").partition(".")[0]
+        return layers is None or not block.isdigit() or int(block) < layers
+
     shown, bar = logging.is_progress_bar_enabled(), gguf_loader.tqdm
+    level = logging.get_verbosity()
     logging.disable_progress_bar()
-    # The GGUF loader does not ask that setting.
-    gguf_loader.tqdm = lambda items, **_: items
+    if layers is not None:
+        logging.set_verbosity_error()  # it tells of every weight that is left out
+    gguf_loader.tqdm = lambda items, **_: [item for item in items if wanted(item)]
     try:
         yield
     finally:
         gguf_loader.tqdm = bar
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

@@ -11,9 +11,11 @@ from typing import Any, TYPE_CHECKING
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.engine.open import open_engine
 from quant_llm_ros.engine.protocol import Engine
+from quant_llm_ros.engine.selftest import fill_shared
 from quant_llm_ros.errors import EngineError, RecipeError
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report.energy import EnergyMeter, find_sensor
+from quant_llm_ros.report.loading import TextSource
 from quant_llm_ros.report.measure import reference_prompts, timings
 
 if TYPE_CHECKING:
@@ -70,11 +72,13 @@ class Device:
         build: Makes bundles.
         skills: Skill registry that goes into them.
         threads: CPU threads of the engine.
+        texts: Makes the texts on which mixtures are judged; None: sentences that are always there.
     """
 
     build: Build
     skills: Path
     threads: int
+    texts: TextSource | None = None
 
 
 def measured_cost(budget: Budget, recipe: Recipe, device: Device) -> float:
@@ -110,13 +114,14 @@ def check_sensor(budget: Budget) -> None:
 
 
 def _energy(engine: Engine, bundle: Bundle) -> float:
-    """Joules of one reference prompt and one decoded token, the mean over all prompts."""
+    """Joules of one reference command and one decoded token, the mean over all commands."""
     prompts = reference_prompts(bundle)
+    shared = fill_shared(engine, prompts)
     with EnergyMeter(find_sensor()) as used:
         for _ in range(_ROUNDS):
             for prompt in prompts:
-                engine.rollback(0)
-                engine.append(prompt)
+                engine.rollback(shared)
+                engine.append(prompt[shared:])
                 engine.append([prompt[0]])
     if used.joules is None:
         raise EngineError("the energy sensor cannot be read any more")

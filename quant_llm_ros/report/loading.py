@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 
 import torch
 
 from quant_llm_ros.quantize import reference
 from quant_llm_ros.quantize.adapter import Adapter
+from quant_llm_ros.quantize.calibration import Passages
 from quant_llm_ros.quantize.checkpoint import Checkpoint
 from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.recipe import Recipe
+
+TextSource = Callable[[Recipe, Checkpoint], Passages]
+"""Makes the texts on which models are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,30 +25,37 @@ class Unquantized:
     Attributes:
         checkpoint: Where it comes from.
         decoder: With the adapter merged.
-        prompts: Token ids of the reference prompts.
+        prompts: Token ids of the reference sentences.
+        texts: On which quantized models are compared with this one.
     """
 
     checkpoint: Checkpoint
     decoder: Decoder
     prompts: tuple[list[int], ...]
+    texts: Passages
 
     @classmethod
-    def load(cls, recipe: Recipe) -> Unquantized:
+    def load(cls, recipe: Recipe, texts: TextSource | None = None) -> Unquantized:
         """Load the model of a recipe.
+
+        Args:
+            recipe: Names the checkpoint and the adapter.
+            texts: Makes the texts to compare on; None: they are the reference sentences.
 
         Raises:
             CheckpointError: The checkpoint or the adapter is missing or damaged.
         """
         checkpoint = recipe.checkpoint.open()
         decoder = checkpoint.decoder()
-        if recipe.adapter:
-            adapter = Adapter.load(recipe.adapter)
+        adapter = Adapter.load_all(recipe.adapters)
+        if adapter:
             for name in adapter.pairs:
                 merged = adapter.merge(name, decoder.get_parameter(name).data)
                 decoder.set_weight(name, merged)
         prompts = [ids[: recipe.context_length] for ids in reference.prompts(checkpoint)]
-        return cls(checkpoint, decoder, tuple(prompts))
+        made = texts(recipe, checkpoint) if texts else Passages((), prompts)
+        return cls(checkpoint, decoder, tuple(prompts), made)
 
     def logits(self) -> list[torch.Tensor]:
-        """Compute the logits of the reference prompts with the decoder's present weights."""
-        return [reference.decoder_logits(self.decoder, prompt) for prompt in self.prompts]
+        """Compute the logits of the texts with the decoder's present weights."""
+        return reference.passages_logits(self.decoder, self.texts)

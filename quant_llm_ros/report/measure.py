@@ -17,6 +17,7 @@ from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import Bundle, REFERENCE, TOKENIZER
 from quant_llm_ros.engine.open import open_engine
 from quant_llm_ros.engine.protocol import Engine
+from quant_llm_ros.engine.selftest import fill_shared
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.report.energy import EnergyMeter, find_sensor
 from quant_llm_ros.report.perplexity import perplexity, read_text
@@ -122,22 +123,23 @@ def _decide(bundle: Bundle, what: What, progress: Progress) -> dict[str, Any]:
 
 
 def timings(engine: Engine, bundle: Bundle) -> dict[str, float]:
-    """Time the reference prompts and decoding after the last of them.
+    """Time the reference commands, behind the prompt that they share, and decoding after the last.
 
     Args:
         engine: Of the bundle; its cache is emptied.
         bundle: Has the prompts.
 
     Returns:
-        ``prefill_ms`` of a whole prompt, ``prefill_tokens`` that it has, ``decode_ms`` per token:
+        ``prefill_ms`` of a command, ``prefill_tokens`` that it has, ``decode_ms`` per token:
         medians.
     """
     prompts = reference_prompts(bundle)
+    shared = fill_shared(engine, prompts)
     prefill: list[float] = []
     for prompt in (prompts[0], *prompts):  # the first pass also warms up
-        engine.rollback(0)
+        engine.rollback(shared)
         begin = time.perf_counter()
-        engine.append(prompt)
+        engine.append(prompt[shared:])
         prefill.append(time.perf_counter() - begin)
     decode = []
     for _ in range(min(_DECODED, engine.context_length - engine.length)):
@@ -147,7 +149,7 @@ def timings(engine: Engine, bundle: Bundle) -> dict[str, float]:
     engine.rollback(0)
     return {
         "prefill_ms": round(statistics.median(prefill[1:]) * 1e3, 3),
-        "prefill_tokens": statistics.median(map(len, prompts)),
+        "prefill_tokens": statistics.median(len(prompt) - shared for prompt in prompts),
         "decode_ms": round(statistics.median(decode or prefill) * 1e3, 3),
     }
 

@@ -21,7 +21,7 @@ import yaml
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize import reference
 from quant_llm_ros.quantize.recipe import Recipe
-from quant_llm_ros.report.loading import Unquantized
+from quant_llm_ros.report.loading import TextSource, Unquantized
 
 Choice = Mapping[str, Any]
 """A method and its settings, as under ``quantize`` in a recipe."""
@@ -82,8 +82,15 @@ class Mixer:
         fixed_bits: Bits of what stays in FP32 whatever is chosen.
     """
 
-    def __init__(self, recipe: Recipe, choices: Sequence[Choice]) -> None:
+    def __init__(
+        self, recipe: Recipe, choices: Sequence[Choice], texts: TextSource | None = None
+    ) -> None:
         """Load the model of a recipe; what it says about ``quantize`` does not count.
+
+        Args:
+            recipe: Names the model.
+            choices: What a group can get.
+            texts: Makes the texts on which mixtures are judged.
 
         Raises:
             RecipeError: A choice is unknown or does not fit.
@@ -92,7 +99,7 @@ class Mixer:
         self.recipe = recipe
         self.choices = tuple(choices)
         self._rules = [choice_recipe(recipe, choice) for choice in choices]
-        self._model = Unquantized.load(recipe)
+        self._model = Unquantized.load(recipe, texts)
         decoder = self._model.decoder
         self._weights = {n: decoder.get_parameter(n).data for n in decoder.matrix_names()}
         members: dict[str, list[str]] = {}

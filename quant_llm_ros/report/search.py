@@ -106,7 +106,7 @@ def search(
     """
     optuna = _optuna()
     check_sensor(budget)
-    mixer = Mixer(recipe, choices)
+    mixer = Mixer(recipe, choices, device.texts)
     study = _open_study(optuna, storage, _fingerprint(mixer, budget))
     effects = _effects(study, mixer, progress)
     base = mixer.fixed_bits

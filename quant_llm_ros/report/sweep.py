@@ -20,6 +20,7 @@ import sys
 import time
 from typing import Any
 
+from quant_llm_ros.engine.bundle import DESCRIPTION
 from quant_llm_ros.errors import QuantLlmError, RecipeError
 from quant_llm_ros.report.measure import Progress, What
 from quant_llm_ros.report.sources import fingerprint
@@ -59,7 +60,7 @@ class Sweep:
         """Make the rows of recipes; after each, the sweep's files hold all so far.
 
         A row that is there already, made from the same files by the same program, is kept; a
-        failed one is tried again.
+        failed one is tried again, and one that was interrupted goes on behind what was built.
 
         Args:
             recipes: Recipe files; the names of the files tell the rows apart.
@@ -82,7 +83,6 @@ class Sweep:
             row = self._finished(recipe, hashed)
             if row is None:
                 row = self._make(recipe, hashed, lambda *said, r=recipe: progress(r, *said))
-                _write(self._file(recipe), row)
             rows.append(row)
             self._write_table(rows)
             yield row
@@ -90,18 +90,33 @@ class Sweep:
     def _file(self, recipe: Path) -> Path:
         return self.folder / ROWS / f"{recipe.stem}.json"
 
-    def _finished(self, recipe: Path, hashed: str) -> dict[str, Any] | None:
+    def _bundle(self, recipe: Path) -> Path:
+        return self.folder / "bundles" / recipe.stem
+
+    def _before(self, recipe: Path, hashed: str) -> dict[str, Any] | None:
+        """Give the row that is there, of the same sources and with no error; maybe half of one."""
         try:
             row = json.loads(self._file(recipe).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         same = isinstance(row, dict) and row.get("sources_sha256") == hashed
-        return {**row, "reused": True} if same and row.get("error") is None else None
+        return row if same and row.get("error") is None else None
+
+    def _finished(self, recipe: Path, hashed: str) -> dict[str, Any] | None:
+        row = self._before(recipe, hashed)
+        # The time of the whole is what is written last.
+        return {**row, "reused": True} if row and "seconds" in row else None
+
+    def _built(self, recipe: Path, hashed: str) -> dict[str, Any] | None:
+        """Give the figures of a bundle that was built before the sweep was interrupted."""
+        row = self._before(recipe, hashed)
+        there = (self._bundle(recipe) / DESCRIPTION).is_file()
+        return row["build"] if row and there and isinstance(row.get("build"), dict) else None
 
     def _make(self, recipe: Path, hashed: str, progress: Progress) -> dict[str, Any]:
         """Build and measure; what goes wrong becomes part of the row."""
         started = time.perf_counter()
-        bundle = self.folder / "bundles" / recipe.stem
+        bundle = self._bundle(recipe)
         log = self.folder / ROWS / f"{recipe.stem}.log"
         row: dict[str, Any] = {
             "name": recipe.stem,
@@ -109,18 +124,20 @@ class Sweep:
             "sources_sha256": hashed,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "error": None,
-            "build": None,
+            "build": self._built(recipe, hashed),
             "measured": None,
         }
         log.unlink(missing_ok=True)
         bundle.parent.mkdir(parents=True, exist_ok=True)
         try:
             job = {"recipe": str(recipe), "bundle": str(bundle), "skills": str(self.skills)}
-            row["build"] = run_step(
-                {"step": "build", **job},
-                log,
-                lambda stage, part: progress(stage, part * _BUILD_SHARE),
-            )
+            if row["build"] is None:
+                row["build"] = run_step(
+                    {"step": "build", **job},
+                    log,
+                    lambda stage, part: progress(stage, part * _BUILD_SHARE),
+                )
+                _write(self._file(recipe), row)
             if row["build"]["target"] == "ort":
                 row["measured"] = run_step(
                     {
@@ -135,12 +152,12 @@ class Sweep:
                 )
         except StepError as error:
             row["error"] = str(error)
-        finally:
-            if not self.keep:
-                shutil.rmtree(bundle, ignore_errors=True)
         if log.is_file() and not log.stat().st_size:
             log.unlink()
         row["seconds"] = round(time.perf_counter() - started, 1)
+        _write(self._file(recipe), row)
+        if not self.keep:  # and not before: an interrupted sweep goes on with the bundle
+            shutil.rmtree(bundle, ignore_errors=True)
         return row
 
     def _write_table(self, rows: Sequence[dict[str, Any]]) -> None:

@@ -29,7 +29,7 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CheckpointError, DatasetError
-from quant_llm_ros.quantize.adapter import Adapter, PREFIX
+from quant_llm_ros.quantize.adapter import PREFIX
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import load_transformers
 from quant_llm_ros.training.generator import generate, Group, MAX_CHARS, TrainingExample
@@ -38,6 +38,7 @@ from quant_llm_ros.training.packing import Pack, pack, use_packed_attention
 from quant_llm_ros.training.qat import (
     distillation_loss,
     make_simulation,
+    merge_start,
     recipe_for_training,
     round_once,
     STEP_RATE,
@@ -100,7 +101,8 @@ class Finetuner:
             human: Human sentences with their answers.
             measured: Files of sentences that must not be learnt: a generated one is left out, a
                 human one is an error.
-            start: Folder of an adapter of the same rank to begin with; None begins anew.
+            start: Folder of an adapter to begin with, of the same rank where its values are
+                taken over; None begins anew.
             device: ``cpu`` or ``cuda``.
             threads: CPU threads of torch.
 
@@ -123,6 +125,11 @@ class Finetuner:
             )
         recipe = recipe_for_training(Recipe.load(settings.recipe), settings.method)
         checkpoint = recipe.checkpoint.open()
+        if checkpoint.config.windows:
+            raise CheckpointError(
+                f"{checkpoint.location}: sentences are packed behind one prompt for training, "
+                "which layers that see only a window of tokens cannot read; train another model"
+            )
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer_path = Path(folder) / "tokenizer.json"
@@ -131,9 +138,11 @@ class Finetuner:
         torch.manual_seed(settings.seed)
         base = load_transformers(checkpoint.location)
         self._teacher = self._load_teacher(checkpoint.location, start)
-        if settings.method == "frozen":
-            round_once(base, recipe, start)
+        if start is not None and (settings.on_top or settings.method == "frozen"):
+            merge_start(base, start)
             start = None  # it is in the weights now
+        if settings.method == "frozen":
+            round_once(base, recipe)
         else:
             round_embedding(base, recipe)
         config = peft.LoraConfig(
@@ -225,10 +234,10 @@ class Finetuner:
         if not self.settings.distill:
             return None
         teacher = load_transformers(location)
-        adapter = Adapter.load(start) if start else None
-        for name, parameter in teacher.named_parameters():
-            weight = adapter.merge(name, parameter.data) if adapter else parameter.data
-            parameter.data = weight.to(self._device, torch.bfloat16)
+        if start is not None:
+            merge_start(teacher, start)
+        for parameter in teacher.parameters():
+            parameter.data = parameter.data.to(self._device, torch.bfloat16)
         use_packed_attention(teacher)
         return teacher.to(self._device).eval()
 

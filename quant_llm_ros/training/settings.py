@@ -40,6 +40,9 @@ class FinetuneSettings:
         method: How rounding takes part: ``rounding`` (cheapest: renewed every ``refresh_every``
             steps), ``ste`` (in every step), ``lsq`` (with learned step sizes), or ``frozen``
             (weights are rounded once and the adapter stays beside them); see ``qat.py``.
+        on_top: The adapter to begin with is merged into the weights, and a fresh one is trained
+            on top of it, which may have another rank; the recipe then names both. Otherwise the
+            fresh one takes over its values.
         distill: Share of the loss that is the divergence from the unquantized model's answers,
             which are those of the checkpoint with the adapter to begin with; 0 to 1.
         held_out_groups: Generated groups, of another seed, on which the loss is reported.
@@ -60,6 +63,7 @@ class FinetuneSettings:
     rounding_from: float = 0.5
     refresh_every: int = 10
     method: str = "rounding"
+    on_top: bool = False
     distill: float = 0.0
     held_out_groups: int = 8
     report_every: int = 50
@@ -123,6 +127,10 @@ class FinetuneSettings:
 
 
 def _number(value: Any, kind: type, where: str) -> Any:
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise RecipeError(f"{where} must be true or false")
+        return value
     wanted = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise RecipeError(f"{where} must be {'a number' if kind is float else 'a whole number'}")
