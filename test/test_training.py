@@ -9,10 +9,12 @@ from safetensors.torch import load_file, save_file
 from scripted import make_tokenizer, SKILLS_PATH
 import torch
 
+from quant_llm_ros import cli
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.errors import CheckpointError, RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
+from quant_llm_ros.training.averaging import average_adapters
 from quant_llm_ros.training.packing import pack, use_packed_attention
 from quant_llm_ros.training.settings import FinetuneSettings
 
@@ -158,6 +160,46 @@ def test_adapter_files_that_are_missing_damaged_or_of_another_model(tmp_path):
     (folder / "adapter_model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(CheckpointError, match="damaged adapter"):
         Adapter.load(folder)
+
+
+def pair(down, up, name="a"):
+    """Give the factors of one layer, filled with a number each."""
+    prefix = f"base_model.model.{name}"
+    return {
+        f"{prefix}.lora_A.weight": torch.full((2, 8), down, dtype=torch.bfloat16),
+        f"{prefix}.lora_B.weight": torch.full((4, 2), up, dtype=torch.bfloat16),
+    }
+
+
+def test_the_mean_of_adapters(tmp_path, capsys):
+    """The factors are averaged in their own type, and the result is an adapter."""
+    folders = [write_adapter(tmp_path / f"{i}", pair(float(i), 10.0 * i)) for i in range(3)]
+    arguments = ["average", *map(str, folders), "--output", str(tmp_path / "mean")]
+    assert cli.main(arguments) == 0
+    assert "mean of 3 adapters" in capsys.readouterr().out
+    down, up = Adapter.load(tmp_path / "mean").pairs["a.weight"]
+    assert (down == 1.0).all() and (up == 10.0).all()
+    saved = load_file(tmp_path / "mean" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("second", "config", "output", "says"),
+    [
+        (pair(1, 1, "b"), {}, "mean", "differ in rank, scale or the layers"),
+        (pair(1, 1), {"lora_alpha": 8}, "mean", "differ in rank, scale or the layers"),
+        (pair(1, 1), {}, "first", "is one of the adapters; choose another --output"),
+        (None, {}, "mean", "needs two adapters or more"),
+    ],
+)
+def test_adapters_that_have_no_mean(tmp_path, second, config, output, says):
+    """What was not trained in one line is refused, and nothing is written."""
+    folders = [write_adapter(tmp_path / "first", pair(1, 1))]
+    if second is not None:
+        folders.append(write_adapter(tmp_path / "second", second, **config))
+    with pytest.raises(CheckpointError, match=says):
+        average_adapters(folders, tmp_path / output)
+    assert not (tmp_path / "mean").exists()
 
 
 @pytest.mark.parametrize(

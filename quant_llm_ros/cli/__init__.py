@@ -8,6 +8,7 @@ import sys
 
 from quant_llm_ros import __version__
 from quant_llm_ros.cli import (
+    average,
     bench,
     build_engine,
     evaluate,
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         growth,
         generate,
         finetune,
+        average,
         sweep,
         report,
         search,
