@@ -72,10 +72,11 @@ def run(
     # Python runs its signal handlers in the main thread only, and not while that thread is inside
     # a middleware call; rclpy's own handlers would end the context at once, before the last
     # messages are published.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    # A library that was imported before may have threads, which take signals too.
+    # The handlers are for the threads of libraries that were imported before, which have nothing
+    # blocked.
     for number in _SIGNALS:
         signal.signal(number, _pass_on)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     environment.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
     status = _run(program, usage, make_node, [program, *arguments], threads)
@@ -155,8 +156,9 @@ def _run(
 
 
 def _pass_on(number: int, frame: object) -> None:
-    """Keep a signal that another thread has taken for the main thread, which has it blocked."""
+    """Keep a signal that another thread has taken for the main thread's sigwait()."""
     del frame
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # else it would come here again
     signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
