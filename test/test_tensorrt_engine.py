@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 import dataclasses
 from pathlib import Path
-import shutil
 import sys
 
 from fake_cuda import cudaError_t, Gpu
@@ -14,27 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 from target_graphs import INT4, WIDE
+from tensorrt_faults import compiled, CPU, Fault, FAULTS, LOST, NO_MEMORY
 from tiny_models import build_tiny, make_folder
 
 from quant_llm_ros.engine.bundle import Bundle
-from quant_llm_ros.engine.engine_cache import FOLDER, PLAN, RECORD
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.selftest import self_test
-from quant_llm_ros.engine.tensorrt_build import Build, BuildOptions
 from quant_llm_ros.engine.tensorrt_engine import TensorRtEngine
 from quant_llm_ros.errors import (
     ContextOverflowError,
     DeviceError,
-    DeviceMemoryError,
     EngineError,
     EngineFileError,
 )
 from quant_llm_ros.quantize.graph_run import HALF_LIMIT
 
 CONTEXT = 64
-OPTIONS = BuildOptions(prompt_tokens=12, draft_tokens=5)
-NO_MEMORY = cudaError_t.cudaErrorMemoryAllocation
-LOST = cudaError_t.cudaErrorIllegalAddress
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +57,6 @@ def bundle(
 ) -> Bundle:
     """A bundle of each target with its engine."""
     return compiled(bundles[request.param], tmp_path)
-
-
-def compiled(bundle: Bundle, folder: Path) -> Bundle:
-    """Copy a bundle and compile it."""
-    copy = Bundle.load(shutil.copytree(bundle.path, folder / "bundle"))
-    build = Build(copy, OPTIONS)
-    build.run(lambda *_: True)
-    build.close()
-    return copy
 
 
 def error(computed: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -247,117 +232,16 @@ def test_without_graphs(bundle: Bundle, gpu: Gpu) -> None:
 # --- Failures while it is loaded -----------------------------------------------------------------
 
 
-def another_sm(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.sm = 110
-
-
-def another_tensorrt(gpu: Gpu, bundle: Bundle) -> None:
-    sys.modules["tensorrt"] = fake_module(gpu, "10.16.2.0")
-
-
-def another_model(gpu: Gpu, bundle: Bundle) -> None:
-    record = next((bundle.path / FOLDER).glob(f"*/{RECORD}"))
-    text = record.read_text()
-    key = text.split("model_sha256: ")[1][:64]
-    record.write_text(text.replace(key, "a" * 64))
-    folder = record.parent
-    folder.rename(folder.with_name(folder.name.replace(key[:12], "a" * 12)))
-
-
-def damaged(gpu: Gpu, bundle: Bundle) -> None:
-    plan = next((bundle.path / FOLDER).glob(f"*/{PLAN}"))
-    content = bytearray(plan.read_bytes())
-    content[-3] ^= 1
-    plan.write_bytes(content)
-
-
-def cut_short(gpu: Gpu, bundle: Bundle) -> None:
-    plan = next((bundle.path / FOLDER).glob(f"*/{PLAN}"))
-    plan.write_bytes(plan.read_bytes()[:20])
-
-
-def plan_gone(gpu: Gpu, bundle: Bundle) -> None:
-    next((bundle.path / FOLDER).glob(f"*/{PLAN}")).unlink()
-
-
-def record_damaged(gpu: Gpu, bundle: Bundle) -> None:
-    next((bundle.path / FOLDER).glob(f"*/{RECORD}")).write_text("key: [")
-
-
-def no_engine(gpu: Gpu, bundle: Bundle) -> None:
-    shutil.rmtree(bundle.path / FOLDER)
-
-
-def no_gpu(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.devices = 0
-
-
-def old_driver(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.driver = 12020
-
-
-def no_driver(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.driver = 0
-
-
-def no_cuda_python(gpu: Gpu, bundle: Bundle) -> None:
-    sys.modules["cuda.bindings.runtime"] = None
-
-
-def no_tensorrt(gpu: Gpu, bundle: Bundle) -> None:
-    sys.modules["tensorrt"] = None
-
-
-def little_memory(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.total = 20_000
-
-
-def no_room_for_the_plan(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.fail("deserialize", NO_MEMORY)
-
-
-def no_room_for_a_context(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.fail("context", NO_MEMORY)
-
-
-def first_pass_fails(gpu: Gpu, bundle: Bundle) -> None:
-    gpu.fail("execute", NO_MEMORY)
-
-
-BUILD = "quant_llm build-engine"
-CPU = "without a GPU, serve a bundle of target ort"
-
-
 @pytest.mark.parametrize(
-    ("fault", "kind", "message", "remedy"),
-    [
-        (another_sm, EngineFileError, "GPU SM87, here SM110", BUILD),
-        (another_tensorrt, EngineFileError, "TensorRT 10.16.1.11, here 10.16.2.0", BUILD),
-        (another_model, EngineFileError, "model aaaaaaaaaaaa, here", BUILD),
-        (damaged, EngineFileError, "engine.plan is damaged", BUILD),
-        (cut_short, EngineFileError, "engine.plan is damaged", BUILD),
-        (plan_gone, EngineFileError, "engine.plan: No such file", BUILD),
-        (record_damaged, EngineFileError, "engine.yaml cannot be read", BUILD),
-        (no_engine, EngineFileError, "has no engine for this computer", BUILD),
-        (no_gpu, DeviceError, "this computer has no NVIDIA GPU", CPU),
-        (old_driver, DeviceError, "driver is for CUDA 12.2, too old .* 13.0", CPU),
-        (no_driver, DeviceError, "no NVIDIA driver", CPU),
-        (no_cuda_python, DeviceError, "pip install cuda-python", CPU),
-        (no_tensorrt, DeviceError, "TensorRT cannot be imported", CPU),
-        (little_memory, DeviceMemoryError, "left for the .* MiB are free", CPU),
-        (no_room_for_the_plan, EngineFileError, "out of memory.*end other programs", CPU),
-        (no_room_for_a_context, DeviceError, "execution context: .*out of memory", ""),
-        (first_pass_fails, EngineError, "could not start the pass: .*out of memory", ""),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
+    ("fault", "kind", "message"), FAULTS, ids=lambda value: getattr(value, "__name__", None)
 )
 def test_what_cannot_be_loaded(
-    bundle: Bundle, gpu: Gpu, fault, kind: type[EngineError], message: str, remedy: str
+    bundle: Bundle, gpu: Gpu, fault: Fault, kind: type[EngineError], message: str
 ) -> None:
     fault(gpu, bundle)
     with pytest.raises(kind, match=message) as raised:
         TensorRtEngine.open(bundle)
-    assert remedy in str(raised.value)
+    assert CPU in str(raised.value)
     assert gpu.held == 0  # nothing is left on the GPU
 
 

@@ -44,9 +44,7 @@ def describe_device(root: Path = Path("/")) -> dict[str, str]:
         "architecture": platform.machine(),
         "kernel": platform.release(),
         "jetson_linux": _text(root / "etc/nv_tegra_release").partition("\n")[0].lstrip("# "),
-        "gpu": _printed(
-            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        ),
+        "gpu": _printed(_ASK_GPU),
         "power_mode": _printed(("nvpmodel", "-q")),
     }
     return {name: value for name, value in found.items() if value}

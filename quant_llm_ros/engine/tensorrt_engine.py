@@ -17,7 +17,7 @@ from quant_llm_ros.engine.engine_cache import EngineKey
 from quant_llm_ros.engine.protocol import EngineInfo
 from quant_llm_ros.engine.request import checked
 from quant_llm_ros.engine.tensorrt_api import TensorRt
-from quant_llm_ros.engine.tensorrt_cuda import Cuda
+from quant_llm_ros.engine.tensorrt_cuda import CPU_PATH, Cuda
 from quant_llm_ros.engine.tensorrt_memory import Inputs, KeyValueCache, Logits
 from quant_llm_ros.errors import DeviceError, EngineError, EngineFileError
 
@@ -103,8 +103,10 @@ class TensorRtEngine:
         try:
             key = EngineKey(trt.module, trt.version, cuda.sm, engine_cache.model_sha256(bundle))
             engine._load(engine_cache.find(bundle, key))
-        except BaseException:
+        except BaseException as error:
             engine.close()
+            if isinstance(error, EngineError) and CPU_PATH not in str(error):
+                raise type(error)(f"{error}; {CPU_PATH}") from error
             raise
         load_ms = (time.perf_counter() - started) * 1e3
         engine.info = dataclasses.replace(engine.info, load_ms=load_ms)
