@@ -25,8 +25,8 @@ from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import Bundle, SKILLS
 from quant_llm_ros.engine.open import open_engine
 
-LONG_CONTEXT = 16384
-"""Room for the prompt of 500 skills, in tokens."""
+LONG_CONTEXT = 8192
+"""Room for the prompt of 500 skills, and as far as the default model was trained, in tokens."""
 
 _AS_SERVED = Features(prefix=True, forced=True, draft=True, loop=True)
 _OWN_SKILLS = 10

@@ -45,6 +45,7 @@ def write_genai(bundle: Bundle, folder: Path, *, threads: int) -> None:
         for entry in tensor.external_data
         if entry.key == "location"
     }:
+        (folder / name).unlink(missing_ok=True)
         # No hard link: onnx refuses to read weights that have several.
         shutil.copyfile(bundle.file(name), folder / name)
     shutil.copyfile(bundle.file(TOKENIZER), folder / TOKENIZER)
