@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +151,19 @@ def test_the_machine_is_measured() -> None:
     assert read_bandwidth(1) > 1e8
     held = np.ones(2_000_000)
     assert peak_memory_mb() > held.nbytes / 1e6
+
+
+def test_the_memory_of_a_process_is_its_own() -> None:
+    held = np.ones(20_000_000)
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(input())"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as small:
+        assert small.stdin is not None
+        assert peak_memory_mb(small.pid) < held.nbytes / 1e6 < peak_memory_mb()
+        small.stdin.write("\n")
 
 
 @pytest.fixture(scope="module")
