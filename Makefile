@@ -50,4 +50,4 @@ clean: ## Remove caches and colcon's folders
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove all that was made, .venv and bundles too
-	rm -rf $(VENV) bundles
+	rm -rf $(VENV) $(VENV)-jazzy bundles
