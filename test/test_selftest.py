@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from target_graphs import INT4, WIDE
 from tiny_models import build_tiny, CART_SKILLS, make_folder, recipe_text
 
 from quant_llm_ros.cli import inspect, selftest
@@ -152,8 +153,10 @@ def test_the_build_records_what_the_bundle_decides(
 def test_a_graph_for_tensorrt_decides_on_the_cpu_where_it_is_built(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    model = make_folder(tmp_path / "model", max_position_embeddings=2048)
-    built = build_tiny(tmp_path, model, "half", target="tensorrt", context_length=2048)
+    model = make_folder(tmp_path / "model", max_position_embeddings=2048, **WIDE)
+    built = build_tiny(
+        tmp_path, model, "half", target="tensorrt", quantize=INT4, context_length=2048
+    )
     engine = open_on_cpu(built)
     tokens = list(range(20, 40))
     every = engine.append(tokens, last=20)

@@ -60,7 +60,9 @@ def folder(tmp_path_factory) -> Path:
         recipe_text(Path("model"), quantize=wrong, context_length=2048)
     )
     (path / "device.yaml").write_text(
-        recipe_text(Path("model"), target="tensorrt", context_length=2048)
+        recipe_text(
+            Path("model"), target="tensorrt", quantize={"method": "none"}, context_length=2048
+        )
     )
     (path / "set.jsonl").write_text(DATASET)
     (path / "skills.yaml").write_text(CART_SKILLS)

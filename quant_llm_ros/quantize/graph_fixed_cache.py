@@ -36,6 +36,7 @@ _SMALLEST = np.float16(2.0**-24)
 # Added to the score of a row that must not be seen. e to this is 0 in FP16 and in FP32, and no
 # score that is added to it leaves the range of FP16.
 _UNSEEN = -30000.0
+_LARGEST_BLOCK = 128  # of those that TensorRT promises for INT4
 
 
 class HalfWeightFile(WeightFile):
@@ -94,7 +95,7 @@ class FixedCacheGraph(DecoderGraph):
         """Give INT4 and INT8 without zero points as they are, all else as FP16 values."""
         if not weight.is_integer or weight.zero_points is not None:
             return weight.dequantize()
-        return as_blocks(weight) or weight.dequantize()
+        return as_blocks(weight, _LARGEST_BLOCK) or weight.dequantize()
 
     def embedding_and_head(
         self,

@@ -265,10 +265,14 @@ class WeightGraph:
         return self.op("Reshape", scaled, self.ints([inputs, out]))
 
 
-def as_blocks(weight: QuantizedTensor) -> QuantizedTensor | None:
+def as_blocks(weight: QuantizedTensor, largest: int = max(BLOCKS)) -> QuantizedTensor | None:
     """Give integer codes the width and the blocks that INT4 and INT8 kernels take.
 
     Codes of 2 and 3 bits fit into INT4. A scale of a whole row is repeated for its blocks.
+
+    Args:
+        weight: Integer codes.
+        largest: The largest block that the kernels take.
 
     Returns:
         An equal tensor, or None where no block divides the inputs.
@@ -276,9 +280,10 @@ def as_blocks(weight: QuantizedTensor) -> QuantizedTensor | None:
     assert weight.scales is not None
     bits = 4 if weight.bits <= 4 else 8
     out = len(weight.codes)
-    if _whole_rows(weight) or (weight.block in BLOCKS and len(weight.scales) == out):
+    blocks = [size for size in BLOCKS if size <= largest]
+    if _whole_rows(weight) or (weight.block in blocks and len(weight.scales) == out):
         return dataclasses.replace(weight, bits=bits)
-    block = next((size for size in reversed(BLOCKS) if not weight.block % size), None)
+    block = next((size for size in reversed(blocks) if not weight.block % size), None)
     if block is None:
         return None
 
