@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 
+from quant_llm_ros.benchmark.machine import peak_memory_mb
 from quant_llm_ros.benchmark.runner import Settings
 from quant_llm_ros.errors import EngineError
 
@@ -39,9 +39,8 @@ def first_decision(settings: Settings, sentence: str) -> tuple[float, float]:
         process.stdin.flush()
         line = process.stdout.readline()
         seconds = time.perf_counter() - started
+        peak_mb = peak_memory_mb(process.pid) if line else 0.0
         process.stdin.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
     if not line or process.returncode:
         raise EngineError(f"`{' '.join(command)}` gave no decision; run it to see why")
-    return seconds, usage.ru_maxrss * 1024 / 1e6
+    return seconds, peak_mb
