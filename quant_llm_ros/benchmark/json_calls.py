@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from quant_llm_ros.benchmark.sample import written
-from quant_llm_ros.command.calls import RawCall
+from quant_llm_ros.command.calls import parse, RawCall
 from quant_llm_ros.command.skills import Argument, ArgumentType, Skill, SkillRegistry
 from quant_llm_ros.command.units import written_number
 from quant_llm_ros.command.validator import Validator
@@ -57,12 +57,29 @@ def compact(text: str) -> str:
 
 
 def instruction(registry: SkillRegistry) -> str:
-    """Tell the model what to do; the skills as this package's own prompt has them."""
+    """Tell the model what to do, with an example for each skill.
+
+    The skills are written as this package's own prompt has them. The model was not tuned for JSON;
+    without examples it mostly answers with no calls at all.
+    """
     lines = "\n".join(f"{s.signature}: {s.description}" for s in registry.skills.values())
     return (
         "You turn what people say to a robot into calls of its skills, as a JSON object with the "
         f'list "calls"; it is empty when the text is not a command.\nSkills:\n{lines}'
+        f"\nExamples:\n{_examples(registry)}"
     )
+
+
+def _examples(registry: SkillRegistry) -> str:
+    validator = Validator(registry)
+    lines = []
+    for skill in registry.skills.values():
+        for example in skill.examples[:1]:
+            outcome = validator.check(parse(example.calls))
+            calls = [{"skill": c.skill, "args": dict(c.arguments)} for c in outcome.calls]
+            answer = json.dumps({"calls": calls}, ensure_ascii=False, separators=(",", ":"))
+            lines.append(f"{example.say} -> {answer}")
+    return "\n".join(lines)
 
 
 class JsonDecisions:

@@ -29,14 +29,14 @@ def read_bandwidth(threads: int) -> float:
     return sum(part.nbytes for part in parts) / best
 
 
-def peak_memory_mb(pid: int | None = None) -> float:
-    """Give the most memory that a process held since its program began, in megabytes (Linux).
+def peak_memory_mb(process: int | str = "self") -> float:
+    """Give the most memory that a process held so far, in megabytes (Linux).
 
-    Not ``ru_maxrss``: a new process begins with that of the one that started it.
+    Not ``getrusage``: there a new process begins with what its parent held.
 
     Args:
-        pid: The process; None: this one.
+        process: Its number; default is this one.
     """
-    status = Path(f"/proc/{pid or 'self'}/status").read_text()
-    held = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(held.split()[1]) * 1024 / 1e6
+    status = Path(f"/proc/{process}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6

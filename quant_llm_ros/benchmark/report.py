@@ -73,7 +73,9 @@ def goals(figures: dict[str, Any]) -> list[dict[str, Any]]:
         (genai.BEST, 0.25),
     ):
         if name in rows:
-            found.append((f"p50 over {name}", target, rows[name].get("served_over_this")))
+            row = rows[name]
+            same = f" ({_of(row, 'same_decisions')} decisions the same)"
+            found.append((f"p50 over {name}{same}", target, row.get("served_over_this")))
     served = rows.get(SERVED)
     if served is not None:
         found += [

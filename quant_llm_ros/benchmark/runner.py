@@ -19,7 +19,7 @@ from quant_llm_ros.engine.bundle import Bundle, SKILLS
 from quant_llm_ros.engine.providers import AUTO
 from quant_llm_ros.errors import EngineError
 
-_WARM_UP = ("what can you do", "turn around and come here", "please bring me the newspaper")
+_WARM_UP = ("what can you do", "please bring me the newspaper")
 _T = TypeVar("_T")
 
 

@@ -41,7 +41,6 @@ def first_decision(settings: Settings, sentence: str) -> tuple[float, float]:
         seconds = time.perf_counter() - started
         peak_mb = peak_memory_mb(process.pid) if line else 0.0
         process.stdin.close()
-        process.wait()
     if not line or process.returncode:
         raise EngineError(f"`{' '.join(command)}` gave no decision; run it to see why")
     return seconds, peak_mb

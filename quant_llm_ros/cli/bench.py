@@ -107,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
         seconds = sum(sample.total_ms for sample in result.samples) / 1e3
         console.print(f"{result.contender}: {len(result.samples)} sentences, {seconds:.1f} s")
         results.append(result)
+        if arguments.output:  # what is known so far, should the run be interrupted
+            write_json(document(results), results, Path(arguments.output))
     start = None if arguments.check else first_decision(settings, sentences[0])
     profiles = {}
     if start is not None and bundle.target == "ort" and resolve(arguments.provider) == CPU:
