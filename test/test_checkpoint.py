@@ -169,6 +169,10 @@ WRONG_FOLDERS: list[tuple[Callable[[Path], Any], str]] = [
     (_configure(rope_parameters={"rope_type": "yarn"}), "rotary embeddings of type 'yarn'"),
     (_configure(rope_scaling={"type": "linear"}, rope_parameters=None), "of type 'linear'"),
     (_replace_weight("model.norm.weight", None), "model.norm.weight is missing"),
+    (
+        _replace_weight("model.norm.weight", torch.full((64,), torch.nan)),
+        "model.norm.weight has values that are not finite; the checkpoint is damaged",
+    ),
     (_replace_weight("model.norm.weight", torch.ones(3)), r"shape \(3,\), expected \(64,\)"),
 ]
 

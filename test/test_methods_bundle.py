@@ -80,7 +80,7 @@ def test_commands_are_those_of_the_run_time(tmp_path: Path, bundle_path: Path) -
 def test_reference_texts_are_commands_of_the_skills(
     tmp_path: Path, bundle_path: Path, examples: bool
 ) -> None:
-    """Behind the prompt of the run time, none of them an example that stands in it."""
+    """Behind the prompt of the run time, with their answers."""
     shutil.copy(bundle_path / "tokenizer.json", tmp_path)
     shutil.copy(SKILLS, tmp_path / "skills.yaml")
     passages = reference_source(examples=examples)(tmp_path)
@@ -90,4 +90,3 @@ def test_reference_texts_are_commands_of_the_skills(
     assert "Skills:" in prefix
     assert 8 <= len(texts) == len(set(texts)) <= 12
     assert sum("(" in text for text in texts) >= len(texts) - 1
-    assert not any(text.split("\n")[0] in prefix for text in texts)

@@ -102,10 +102,10 @@ def test_training_brings_the_rounded_model_back(
 
 def test_gradients_of_learned_steps() -> None:
     """Equation 3 by hand: inside of the range the rounding error, outside the limit."""
-    weight = torch.tensor([[0.16, -0.9, 0.1, 0.6]], requires_grad=True)
-    step = torch.tensor([[0.2]], requires_grad=True)
+    weight = torch.tensor([[0.2, -0.9, 0.125, 0.75]], requires_grad=True)
+    step = torch.tensor([[0.25]], requires_grad=True)  # FP16 has it
     rounded = _Lsq.apply(weight, step, 2)
-    torch.testing.assert_close(rounded, torch.tensor([[0.2, -0.4, 0.0, 0.2]]))
+    torch.testing.assert_close(rounded, torch.tensor([[0.25, -0.5, 0.0, 0.25]]))
     rounded.backward(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
     torch.testing.assert_close(weight.grad, torch.tensor([[1.0, 0.0, 100.0, 0.0]]))
     expected = (1 - 0.8) - 20 + 100 * (0 - 0.5) + 1000

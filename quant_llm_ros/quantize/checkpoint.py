@@ -102,12 +102,19 @@ class Checkpoint:
         """Load one weight into a decoder.
 
         Raises:
-            CheckpointError: It is missing or has another shape than the configuration says.
+            CheckpointError: It is missing, has another shape than the configuration says, or
+                values that are no numbers.
         """
         if name not in self.weights:
             raise CheckpointError(f"{self.location}: the weight {name} is missing")
+        weight = self.weights[name]
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(
+                f"{self.location}: {name} has values that are not finite; the checkpoint is "
+                "damaged, or its training failed"
+            )
         try:
-            decoder.set_weight(name, self.weights[name])
+            decoder.set_weight(name, weight)
         except ValueError as error:
             raise CheckpointError(f"{self.location}: {error}") from error
 

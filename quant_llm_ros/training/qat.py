@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
+from quant_llm_ros.quantize.methods.grid import SMALLEST
 from quant_llm_ros.quantize.methods.learned import LearnedQuantizer, STEPS
 from quant_llm_ros.quantize.methods.uniform import UniformQuantizer
 from quant_llm_ros.quantize.recipe import LayerRule, Recipe
@@ -220,8 +221,11 @@ class _Lsq(torch.autograd.Function):
 
 
 def _ratio(weight: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights in steps, and the steps, ``[out, blocks, size]`` and ``[out, blocks, 1]``."""
-    size = step.abs().clamp_min(1e-12)[:, :, None]
+    """Weights in steps, and the steps, ``[out, blocks, size]`` and ``[out, blocks, 1]``.
+
+    The steps are as they will be stored, in FP16, so that the codes come out the same.
+    """
+    size = step.abs().half().float().clamp_min(SMALLEST)[:, :, None]
     return weight.view(*step.shape, -1) / size, size
 
 
