@@ -60,7 +60,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
         if result.contender == SERVED and "floor_ms" in result.extra:
             passes.axhline(result.extra["floor_ms"], color="black", linestyle=":",
                            label="reading the weights once")  # fmt: skip
-    passes.set(xscale="log", yscale="log", xlabel="new tokens of a pass", ylabel="ms")
+    passes.set(xscale="log", xlabel="new tokens of a pass", ylabel="ms")
+    passes.set_ylim(bottom=0)
     passes.set_xticks(PASS_SIZES, labels=[str(size) for size in PASS_SIZES])
     if passes.get_legend_handles_labels()[0]:
         passes.legend(fontsize="small")
@@ -83,13 +84,14 @@ def draw_growth(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
     rows = -(-len(curves) // columns)
     figure = new_figure(path, 4 * columns, 3.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (axis, points) in zip(panels, curves.items(), strict=False):
+    for (axis, points), axes in zip(curves.items(), panels, strict=False):
         at = [point.at for point in points]
         axes.plot(at, [point.total_ms["p50"] for point in points], "o-", label="p50")
         if all("p90" in point.total_ms for point in points):
             axes.plot(at, [point.total_ms["p90"] for point in points], "o--", label="p90")
         label = AXES[axis][2] if axis in AXES else "million weights (a pass of 32 tokens)"
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="text to decision, ms")
+        axes.set(xscale="log", xlabel=label, ylabel="text to decision, ms")
+        axes.set_ylim(bottom=0)
         axes.set_xticks(at, labels=[f"{value:g}" for value in at])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
