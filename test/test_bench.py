@@ -263,6 +263,7 @@ def test_drafts_change_no_answer_of_the_default_bundle(
     plain, drafted = results
     found = compare(plain, drafted)
     assert found.same == len(sentences), (found.different, found.ties)
-    # How tokens are divided into passes changes no bit of the logits.
-    assert found.probability_error == 0.0
+    # How tokens are divided into passes changes no bit of the logits; the two multiply the
+    # probabilities of their choices in another order.
+    assert found.probability_error < 1e-12
     assert sum(s.passes for s in drafted) < 0.7 * sum(s.passes for s in plain)

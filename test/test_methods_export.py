@@ -204,7 +204,7 @@ STATIC = {"method": "static"}
 TENSORRT: dict[str, tuple[dict[str, Any], str, int]] = {
     "fp8": ({"method": "floating", "type": "fp8_e4m3"}, "FLOAT8E4M3FN", 0),
     "cluster": ({"method": "cluster", "bits": 3}, "FLOAT16", 15),
-    "int2": ({"method": "uniform", "bits": 2, "block": 32}, "INT4", 0),
+    "int2": ({"method": "uniform", "bits": 2, "block": 64}, "INT4", 0),
     "gptq": ({"method": "gptq", "bits": 4, "block": 64}, "INT4", 0),
     "asymmetric": ({"method": "uniform", "bits": 4, "symmetric": False}, "FLOAT16", 15),
     "smoothquant inputs": ({"method": "smoothquant", "activations": STATIC}, "INT8", 0),

@@ -157,7 +157,7 @@ def test_a_world_of_a_file(tmp_path: Path) -> None:
         ("start: {x: left}", "start is"),
         ("start: {z: 1}", "start is"),
         ("walls: 3", r"walls\[0\]"),
-        ("{]", "cannot read"),
+        ("{]", "is not valid YAML"),
     ],
 )
 def test_malformed_worlds_name_the_file(tmp_path: Path, text: str, part: str) -> None:

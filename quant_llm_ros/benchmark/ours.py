@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from quant_llm_ros.benchmark.arrays_engine import ArraysEngine
 from quant_llm_ros.benchmark.plain import plain_decode
 from quant_llm_ros.benchmark.sample import Sample, written
 from quant_llm_ros.command.decision import Stage
@@ -99,13 +98,15 @@ class Ours:
         skills = SkillRegistry.load(skills_path or bundle.file(SKILLS))
         if engine is None:
             plain = not features.loop and bundle.target == "ort" and resolve(provider) == CPU
-            engine = (
-                ArraysEngine.load(bundle, threads=threads)
-                if plain
-                else open_engine(
+            if plain:
+                # Imported here: with TensorRT alone there is no ONNX Runtime.
+                from quant_llm_ros.benchmark.arrays_engine import ArraysEngine
+
+                engine = ArraysEngine.load(bundle, threads=threads)
+            else:
+                engine = open_engine(
                     bundle, provider=provider, threads=threads, allow_fallback=allow_fallback
                 )
-            )
         self.understander = Understander.of_bundle(bundle, engine, skills, drafts=features.draft)
         self.understander.answerer.decode = self._decode
         self.runtime = engine.info.runtime

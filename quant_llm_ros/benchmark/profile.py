@@ -11,7 +11,6 @@ from quant_llm_ros.benchmark.runner import Settings
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import Bundle, SKILLS
-from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 
 BETWEEN = "between the operators"
 _PASSES = 20
@@ -30,6 +29,9 @@ def profile(settings: Settings, tokens: int) -> dict[str, float]:
         Milliseconds of a pass by kind of operator, the largest first, and ``BETWEEN`` for what no
         operator took.
     """
+    # Imported here: with TensorRT alone there is no ONNX Runtime.
+    from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+
     bundle = Bundle.load(settings.bundle, verify=False)
     skills = SkillRegistry.load(settings.skills or bundle.file(SKILLS))
     with tempfile.TemporaryDirectory(prefix="quant_llm_profile_") as folder:
