@@ -7,11 +7,13 @@ serve: nothing checks what they compute.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 from pathlib import Path
 import shutil
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import onnx
 from onnx import numpy_helper
 import torch
@@ -66,7 +68,7 @@ def with_context(bundle: Bundle, output: Path, context_length: int) -> Bundle:
     tables = {t.name: t for t in model.graph.initializer if t.name.startswith("rotary_")}
     if bundle.target != "ort" or set(tables) != {"rotary_cosines", "rotary_sines"}:
         raise BundleError(f"{bundle.path} has no rotary tables to lengthen; use target ort")
-    old = {name: numpy_helper.to_array(t, str(bundle.path)) for name, t in tables.items()}
+    old = {name: _float32(table, bundle.path) for name, table in tables.items()}
     # The slowest pair turns by theta ** -(dim - 2) / dim at position 1.
     dim = bundle.model.head_dim
     slowest = float(np.arctan2(old["rotary_sines"][1, -1], old["rotary_cosines"][1, -1]))
@@ -133,6 +135,20 @@ def of_shape(bundle: Bundle, output: Path, shape: DecoderConfig) -> Bundle:
                 _copy(bundle, name, folder)
         _describe(bundle, folder, [MODEL, data], sizes)
     return Bundle.load(output)
+
+
+def _float32(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.float32]:
+    """Read a tensor of a graph; onnx itself refuses files with several hard links."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    values = np.fromfile(
+        folder / where["location"],
+        np.float32,
+        count=math.prod(tensor.dims),
+        offset=int(where.get("offset", 0)),
+    )
+    return values.reshape(tuple(tensor.dims))
 
 
 class _RandomWeights:
