@@ -24,7 +24,7 @@ def accept(
     *,
     unquantized: Path | None = None,
     progress: Callable[[float], None],
-    opened: Callable[[Path], Understander] = Understander.open,
+    opened: Callable[[Path], Understander] | None = None,
 ) -> Bundle:
     """Evaluate a bundle and write into it how good it is.
 
@@ -38,7 +38,8 @@ def accept(
         dataset: Sentences with their meaning; see ``evaluation.load_dataset``.
         unquantized: Folder of the same model in FP32, or None.
         progress: Told the share that is done.
-        opened: Opens a bundle; where it is built, that need not be the runtime that serves it.
+        opened: Opens a bundle, with no threshold; where it is built, that need not be the runtime
+            that serves it. None: as it is served.
 
     Returns:
         The bundle with its figures.
@@ -55,7 +56,7 @@ def accept(
         progress(done / (len(rows) * len(models)))
 
     for path in models:
-        understander = opened(path)
+        understander = opened(path) if opened else Understander.open(path, min_confidence=0.0)
         try:
             results.append(({}, []))
             figures = evaluate(
