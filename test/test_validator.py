@@ -135,6 +135,7 @@ def test_no_amount_is_passed_over(sentence, answer, status):
         ("put the cup on the shelf", "place(object=cup, destination=shelf)", 1),
         ("forward two meters and again", "move(direction=forward, distance=2 m)", 2),
         ("forward two meters, forward two meters", "move(direction=forward, distance=2 m)", 2),
+        ("forward two meters, then two meters", "move(direction=forward, distance=2 m)", 2),
         ("find the cup and find the cup", "find(object=cup)", 2),
         ("left and left", "turn(direction=left)", 2),
     ],

@@ -221,10 +221,13 @@ def _without_echoes(
             folded[start : start + len(said)] == said for start in starts
         )
 
+    def said_once(call: RawCall) -> bool:
+        return max(map(mentions, call.arguments.values()), default=0) == 1
+
     return tuple(
         call
         for before, call in zip((None, *raw_calls), raw_calls, strict=False)
-        if call != before or all(mentions(value) != 1 for value in call.arguments.values())
+        if call != before or not said_once(call)
     )
 
 
