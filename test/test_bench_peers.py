@@ -24,6 +24,8 @@ from quant_llm_ros.errors import EngineError, RecipeError
 
 INSTALLED = importlib.util.find_spec("llama_cpp") is not None
 GENAI_INSTALLED = importlib.util.find_spec("onnxruntime_genai") is not None
+needs_llama_cpp = pytest.mark.skipif(not INSTALLED, reason="needs requirements/peers.txt")
+needs_genai = pytest.mark.skipif(not GENAI_INSTALLED, reason="needs requirements/peers.txt")
 STATUSES = ("ACCEPTED", "STOP", "CLARIFY", "UNKNOWN", "REJECTED", "ERROR", "INVALID")
 
 SKILLS = """
@@ -137,7 +139,7 @@ def test_the_graph_for_onnxruntime_genai_gives_the_last_logits(folder: Path) -> 
     ours.close()
 
 
-@pytest.mark.skipif(not GENAI_INSTALLED, reason="needs requirements/peers.txt")
+@needs_genai
 def test_onnxruntime_genai_computes_the_same_logits(folder: Path) -> None:
     bundle = Bundle.load(folder / "bundle")
     ours = OnnxRuntimeEngine.load(bundle, exact=True)
@@ -156,7 +158,7 @@ def test_onnxruntime_genai_computes_the_same_logits(folder: Path) -> None:
     ours.close()
 
 
-@pytest.mark.skipif(not INSTALLED, reason="needs requirements/peers.txt")
+@needs_llama_cpp
 def test_llama_cpp_computes_the_same_logits(folder: Path) -> None:
     bundle = Bundle.load(folder / "bundle")
     ours = OnnxRuntimeEngine.load(bundle, exact=True)
@@ -175,12 +177,16 @@ def test_llama_cpp_computes_the_same_logits(folder: Path) -> None:
     ours.close()
 
 
-@pytest.mark.parametrize("mode", [mode for modes in PEERS.values() for mode in modes])
-def test_every_contender_answers(folder: Path, mode: str) -> None:
-    if not (GENAI_INSTALLED if mode in PEERS["onnxruntime_genai"] else INSTALLED):
-        pytest.skip("needs requirements/peers.txt")
+@pytest.mark.parametrize(
+    ("peer", "mode"),
+    [
+        pytest.param(peer, mode, marks=installed)
+        for peer, installed in (("llama_cpp", needs_llama_cpp), ("onnxruntime_genai", needs_genai))
+        for mode in PEERS[peer]
+    ],
+)
+def test_every_contender_answers(folder: Path, peer: str, mode: str) -> None:
     bundle = Bundle.load(folder / "bundle")
-    peer = next(peer for peer, modes in PEERS.items() if mode in modes)
     models = {peer: model_of(peer, bundle, folder / "bundle.yaml", threads=1)}
     settings = Settings(str(bundle.path), str(folder / "skills.yaml"), 1, models=models)
     asked = contender(settings, mode)

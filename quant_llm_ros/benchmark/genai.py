@@ -25,8 +25,9 @@ from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.validator import Validator
 from quant_llm_ros.engine.bundle import TOKENIZER
 from quant_llm_ros.engine.protocol import EngineInfo
+from quant_llm_ros.engine.request import checked
 from quant_llm_ros.engine.tokenizer import Tokenizer
-from quant_llm_ros.errors import ContextOverflowError, EngineError
+from quant_llm_ros.errors import EngineError
 
 USERS = "onnxruntime-genai, JSON schema"
 GUIDED = "onnxruntime-genai, our grammar"
@@ -94,13 +95,9 @@ class GenaiEngine:
         self, tokens: Sequence[int], *, last: int = 1, at: Sequence[int] | None = None
     ) -> NDArray[np.float32]:
         """Run the model over new tokens; see ``engine.protocol.Engine.append``."""
-        if (last if at is None else len(at)) != 1 or (at is not None and at[0] != len(tokens) - 1):
+        _, wanted = checked(self, tokens, last, at)
+        if wanted.tolist() != [len(tokens) - 1]:
             raise ValueError("onnxruntime-genai gives the logits of the last token only")
-        if self._length + len(tokens) > self.context_length:
-            raise ContextOverflowError(
-                f"{self._length} + {len(tokens)} tokens exceed the context of "
-                f"{self.context_length}"
-            )
         self._generator.append_tokens(np.asarray(tokens, np.int32))
         self._length += len(tokens)
         logits: NDArray[np.float32] = self._generator.get_logits().reshape(1, -1)

@@ -8,6 +8,7 @@ the drafts. With drafts too it shows what is left to the runtime alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 import time
 from typing import Any
 
@@ -18,7 +19,8 @@ from quant_llm_ros.benchmark import json_calls
 from quant_llm_ros.benchmark.sample import Sample
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.protocol import EngineInfo
-from quant_llm_ros.errors import ContextOverflowError, EngineError
+from quant_llm_ros.engine.request import checked
+from quant_llm_ros.errors import EngineError
 
 USERS = "llama.cpp, JSON schema"
 BEST = "llama.cpp, at its best"
@@ -40,6 +42,12 @@ def load_library() -> Any:
             "is compiled, which takes minutes and a C++ compiler)"
         ) from error
     return llama_cpp
+
+
+@functools.lru_cache(maxsize=1)
+def _say_nothing() -> Any:
+    """Give a callback for the library's log, which calls it as long as the process lives."""
+    return load_library().llama_log_callback(lambda level, text, data: None)
 
 
 class LlamaCppEngine:
@@ -65,8 +73,7 @@ class LlamaCppEngine:
         started = time.perf_counter()
         self._library = library = load_library()
         library.llama_backend_init()
-        self._quiet = library.llama_log_callback(lambda level, text, data: None)
-        library.llama_log_set(self._quiet, None)
+        library.llama_log_set(_say_nothing(), None)
         model_params = library.llama_model_default_params()
         model_params.n_gpu_layers = 0
         self._model = library.llama_model_load_from_file(path.encode(), model_params)
@@ -107,11 +114,7 @@ class LlamaCppEngine:
         count = len(tokens)
         if not 0 < count <= _BATCH:
             raise ValueError(f"{count} tokens; a pass takes 1 to {_BATCH}")
-        if self._length + count > self.context_length:
-            raise ContextOverflowError(
-                f"{self._length} + {count} tokens exceed the context of {self.context_length}"
-            )
-        wanted = range(count - last, count) if at is None else at
+        wanted = checked(self, tokens, last, at)[1].tolist()
         batch = self._batch
         batch.n_tokens = count
         for index, token in enumerate(tokens):
