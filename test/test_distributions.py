@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from pathlib import Path
 import re
+import subprocess
 from typing import Any
 
 from catkin_pkg.package import parse_package
@@ -56,3 +58,18 @@ def test_what_python_needs_comes_by_rosdep_or_by_pip(
     for name in rosdep["by_pip"]:
         assert name in readme
         assert name in manifest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(
+    not os.environ.get("QUANT_LLM_JAZZY"),
+    reason="makes an environment of Jazzy's wheels, in minutes; set QUANT_LLM_JAZZY to run it",
+)
+def test_messages_and_nodes_with_jazzys_wheels(repository: Path) -> None:
+    """The same tests, with another rclpy."""
+    done = subprocess.run(
+        [repository / "tools" / "jazzy.sh"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
