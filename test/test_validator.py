@@ -120,6 +120,10 @@ def test_a_stop_at_the_end_ends_a_sequence():
         ("forward two meters", "move(direction=forward, distance=2 m)", Status.ACCEPTED),
         ("forward one no two meters", "move(direction=forward, distance=2 m)", Status.ACCEPTED),
         ("look at the two meter stick", "look(target=two meter stick)", Status.ACCEPTED),
+        ("sixty centimeters back, turn left, sixty centimeters forward",
+         "move(direction=backward, distance=60 cm); turn(direction=left)", Status.CLARIFY),
+        ("back sixty centimeters yes sixty centimeters",
+         "move(direction=backward, distance=60 cm)", Status.ACCEPTED),
     ],
 )  # fmt: skip
 def test_no_amount_is_passed_over(sentence, answer, status):

@@ -25,7 +25,7 @@ from quant_llm_ros.errors import SkillsError
 # Behind one of these, an amount may be said that does not count.
 _TAKEN_BACK = frozenset((
     "no", "not", "don't", "sorry", "rather", "instead", "actually", "mean", "meant", "wait",
-    "never", "nope",
+    "never", "nope", "yes", "yeah", "exactly",
 ))  # fmt: skip
 # With one of these, a command that was said once may be meant more often.
 _REPEATED = frozenset((
@@ -234,13 +234,19 @@ def _without_echoes(
 def _passed_over(
     raw_calls: Sequence[RawCall], words: Sequence[str], amounts: Sequence[Amount]
 ) -> str:
-    """Give the words of an amount that no call has: a part of the command was lost."""
+    """Give the words of an amount that no call has: a part of the command was lost.
+
+    One that was said twice has to be there twice: «a meter back, turn left, a meter forward».
+    """
     if _TAKEN_BACK.intersection(word.casefold() for word in words):
         return ""
     values = [value for call in raw_calls for value in call.arguments.values()]
     for amount in amounts:
         said = " ".join(words[amount.start : amount.end])
-        if not any(_is(amount, value) or said in value for value in values):
+        own = next((value for value in values if _is(amount, value)), None)
+        if own is not None:
+            values.remove(own)
+        elif not any(said in value for value in values):
             return said
     return ""
 
