@@ -8,7 +8,9 @@ tensor, to an output channel, or to a block of inputs (their section 2.4, «grou
 The range is min-max, where the largest weight of a block just fits; a percentile, which the rest
 of the weights exceeds and is clipped; or the one of least squared error, found on a grid (Nagel et
 al., section 3.1): clipping the largest weight a little makes the step, and so the error of all
-others, smaller. The smaller error of the weights need not mean a better model: of SmolLM2-135M's
+others, smaller. ``signed`` lets a symmetric step be negative, so that the largest weight of a block
+gets the lowest code, -2^(b-1), which otherwise is idle: a step of 1/8 instead of 1/7 of that weight
+at 4 bits. The smaller error of the weights need not mean a better model: of SmolLM2-135M's
 weights, 4 bits in blocks of 32, it takes away a third, but the largest weights matter most, and
 the KL divergence from the unquantized model is 0.66 nats against 0.52 with min-max.
 """
@@ -45,7 +47,8 @@ class UniformQuantizer:
             knows nothing narrower.
         block: Inputs that share a scale, a power of two from 16 to 256, or ``channel`` or
             ``tensor``.
-        range: ``minmax``, ``percentile`` or ``mse``.
+        range: ``minmax``, ``percentile``, ``mse`` or, where symmetric, ``signed``. TensorRT takes
+            no negative scales.
         symmetric: Without zero points. TensorRT takes no other 4-bit weights.
         percentile: Share of the weights inside of the range ``percentile``, above 50, in percent.
     """
@@ -66,10 +69,16 @@ class UniformQuantizer:
         """
         grid.check_bits(self.bits, range(2, 9))
         grid.check_block(self.block, "channel", "tensor")
-        if self.range not in ("minmax", "percentile", "mse"):
-            raise ValueError(f"range must be minmax, percentile or mse, not {self.range!r}")
+        if self.range not in ("minmax", "percentile", "mse", "signed"):
+            raise ValueError(
+                f"range must be minmax, percentile, mse or signed, not {self.range!r}"
+            )
         if not isinstance(self.symmetric, bool):
             raise ValueError(f"symmetric must be true or false, not {self.symmetric!r}")
+        if self.range == "signed" and not self.symmetric:
+            raise ValueError(
+                "range signed is for symmetric grids: one with zero points uses all codes as it is"
+            )
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be from 50 to 100, not {self.percentile!r}")
 
@@ -113,6 +122,8 @@ class UniformQuantizer:
         if self.range == "percentile":
             limit = _quantile(blocks.abs(), self.percentile / 100)
             return (limit / (2 ** (self.bits - 1) - 1)).clamp_min(grid.SMALLEST), zero
+        if self.range == "signed":
+            return grid.signed_scale(blocks, self.bits), zero
         scale = grid.minmax_scale(blocks, self.bits)
         if self.range == "mse":
             scale = grid.best_scale(blocks, scale, self.bits, grid.search_ratios(self.bits), None)
