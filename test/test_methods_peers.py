@@ -54,8 +54,8 @@ def seen(made: onnx.ModelProto) -> NDArray[np.float32]:
 def test_int4_in_blocks(kind: str, block: int, symmetric: bool) -> None:
     """Their symmetric INT4 is our range ``signed``, their other one our ``minmax``.
 
-    A search with positive scales, which TensorRT wants, comes close to ``signed``: with outliers in
-    small blocks the code -8, which only that uses, is worth a few percent.
+    A search with positive scales, which TensorRT wants, comes close to ``signed``: with outliers
+    in small blocks the code -8, which only that uses, is worth a few percent.
     """
     weight = weights(kind)
     theirs = MatMulNBitsQuantizer(

@@ -192,7 +192,7 @@ class LearnedSteps(StraightThrough):
         with torch.no_grad():
             scales = quantizer((layer.base_layer.weight + update(layer)).cpu()).scales
         assert scales is not None
-        if quantizer.range == "signed":
+        if getattr(quantizer, "range", "") == "signed":
             self._signed.add(name)
         self._steps[name] = nn.Parameter(scales.to(layer.base_layer.weight.device))
         super()._replace(name, layer, quantizer)
