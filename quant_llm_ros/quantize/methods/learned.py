@@ -98,3 +98,6 @@ class LearnedQuantizer:
         except (OSError, safetensors.SafetensorError) as error:
             raise ValueError(f"the learned steps {self.steps} cannot be read: {error}") from error
         return grid.away_from_zero(steps.float())
+
+
+QUANTIZER = LearnedQuantizer

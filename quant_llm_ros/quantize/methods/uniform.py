@@ -150,6 +150,9 @@ class UniformQuantizer:
         return best
 
 
+QUANTIZER = UniformQuantizer
+
+
 def _grid_from(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Step size and zero point of the range from ``low`` to ``high``."""
     limit = 2 ** (bits - 1)
