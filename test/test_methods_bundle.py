@@ -7,12 +7,15 @@ import shutil
 from typing import Any
 
 import pytest
-from tiny_models import build_tiny, make_folder, SKILLS
+from tiny_models import build_tiny, make_folder, recipe_text, SKILLS
 
 from quant_llm_ros.cli.calibration import command_source, reference_source
+from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.quantize.build import build_bundle, CheckedCheckpoints
 from quant_llm_ros.quantize.calibration import CalibrationSettings
+from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import SENTENCES
 
 TEXT: dict[str, Any] = {"commands": 0, "text": "text.txt", "tokens": 16, "passages": 4}
@@ -39,6 +42,33 @@ def test_bundle(
     assert bundle.figures["bits_per_weight"] < most_bits
     without = 15 if quantize["method"] == "cluster" else 0
     assert bundle.figures["weights_without_kernel"] == without
+
+
+def test_a_checkpoint_that_was_checked_is_not_checked_again(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    """Another error in place of the measured one shows where the figure came from."""
+    (tmp_path / "tiny.yaml").write_text(recipe_text(checkpoint))
+    recipe = Recipe.load(tmp_path / "tiny.yaml")
+    checked: CheckedCheckpoints = {}
+
+    def build() -> Bundle:
+        return build_bundle(
+            recipe,
+            tmp_path / "bundle",
+            skills=SKILLS,
+            progress=lambda stage, part: None,
+            checked=checked,
+        )
+
+    first = build()
+    opened, error = checked[recipe.checkpoint]
+    assert first.figures["decoder_relative_error"] == pytest.approx(error, rel=1e-3)
+    checked[recipe.checkpoint] = opened, 0.125
+    again = build()
+    assert again.figures["decoder_relative_error"] == 0.125
+    for name in ("model.onnx", "model.onnx.data", "tokenizer.json"):
+        assert again.files[name].sha256 == first.files[name].sha256
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ TABLE: list[tuple[str, dict[str, Any], float, float]] = [
     ("uniform", {"bits": 4, "symmetric": False}, 4 + 36 / 32, 0.01),
     ("uniform", {"bits": 3, "range": "mse"}, 3 + 1, 0.04),
     ("uniform", {"bits": 2, "range": "mse"}, 2 + 1, 0.15),
+    ("uniform", {"bits": 4, "range": "signed"}, 4 + 1, 0.01),
     ("uniform", {"bits": 2, "range": "mse", "symmetric": False}, 2 + 34 / 32, 0.15),
     ("uniform", {"bits": 4, "block": "channel", "range": "percentile"}, 4 + 32 / 128, 0.02),
     ("fixed_point", {"bits": 8}, 8 + 8 / 32, 2e-4),
@@ -84,6 +85,7 @@ def test_every_method_is_in_the_table() -> None:
     [
         ("uniform", {"bits": 3}, {"bits": 4}),
         ("uniform", {"bits": 2}, {"bits": 2, "range": "mse"}),
+        *(("uniform", {"bits": bits}, {"bits": bits, "range": "signed"}) for bits in range(2, 9)),
         ("uniform", {"block": "tensor"}, {"block": "channel"}),
         ("uniform", {"block": "channel"}, {"block": 16}),
         ("fixed_point", {"bits": 4, "range": "minmax"}, {"bits": 4, "range": "mse"}),
@@ -104,6 +106,25 @@ def test_zero_points_help_where_weights_are_not_symmetric() -> None:
         make("uniform", symmetric=False)(weight * 0).dequantize(), weight * 0
     )
     assert zeros.zero_points is not None
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("block", [16, "channel", "tensor"])
+def test_a_signed_step_gives_the_largest_weight_the_lowest_code(
+    bits: int, block: int | str
+) -> None:
+    weight = random_weight()
+    weight[3] = 0.0
+    quantized = make("uniform", bits=bits, block=block, range="signed")(weight)
+    values = quantized.dequantize()
+    size = {16: 16, "channel": 128, "tensor": weight.numel()}[block]
+    blocks, codes = weight.view(-1, size), quantized.codes.view(-1, size)
+    place = blocks.abs().argmax(1, keepdim=True)
+    full = blocks.abs().amax(1) > 0
+    assert (codes.gather(1, place)[full] == -(2 ** (bits - 1))).all()
+    largest = values.view(-1, size).gather(1, place)
+    torch.testing.assert_close(largest, blocks.gather(1, place), rtol=0, atol=0)
+    assert (values[3] == 0).all()
 
 
 def test_a_percentile_clips_outliers() -> None:
@@ -221,7 +242,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("uniform", {"bits": 1}, "bits must be 2, 3, 4, 5, 6, 7 or 8, not 1"),
     ("uniform", {"bits": True}, "bits must be"),
     ("uniform", {"block": "row"}, "block must be 16, 32, 64, 128, 256, channel or tensor"),
-    ("uniform", {"range": "max"}, "range must be minmax, percentile or mse, not 'max'"),
+    ("uniform", {"range": "max"}, "range must be minmax, percentile, mse or signed, not 'max'"),
+    ("uniform", {"range": "signed", "symmetric": False}, "range signed is for symmetric grids"),
     ("uniform", {"percentile": 20}, "percentile must be"),
     ("uniform", {"percentile": "all"}, "not supported between"),
     ("uniform", {"simmetric": True}, "no setting 'simmetric'; did you mean 'symmetric'"),

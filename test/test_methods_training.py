@@ -60,6 +60,8 @@ def adapted() -> Any:
         ("ste", BINARY, 1e-3, 0.9),
         ("ste", {**LSQ, "method": "uniform"}, 1e-3, 0.9),
         ("lsq", LSQ, 4e-3, 0.6),
+        ("ste", {**LSQ, "method": "uniform", "range": "signed"}, 1e-3, 0.9),
+        ("lsq", {**LSQ, "range": "signed"}, 4e-3, 0.6),
     ],
 )
 def test_training_brings_the_rounded_model_back(
@@ -104,8 +106,20 @@ def test_gradients_of_learned_steps() -> None:
     """Equation 3 by hand: inside of the range the rounding error, outside the limit."""
     weight = torch.tensor([[0.2, -0.9, 0.125, 0.75]], requires_grad=True)
     step = torch.tensor([[0.25]], requires_grad=True)  # FP16 has it
-    rounded = _Lsq.apply(weight, step, 2)
+    rounded = _Lsq.apply(weight, step, 2, False)
     torch.testing.assert_close(rounded, torch.tensor([[0.25, -0.5, 0.0, 0.25]]))
+    rounded.backward(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
+    torch.testing.assert_close(weight.grad, torch.tensor([[1.0, 0.0, 100.0, 0.0]]))
+    expected = (1 - 0.8) - 20 + 100 * (0 - 0.5) + 1000
+    torch.testing.assert_close(step.grad, torch.tensor([[expected / 2]]))
+
+
+def test_gradients_of_a_negative_step() -> None:
+    """With the step and its codes negated all is the same but the sign of the step's gradient."""
+    weight = torch.tensor([[-0.2, 0.9, -0.125, -0.75]], requires_grad=True)
+    step = torch.tensor([[-0.25]], requires_grad=True)
+    rounded = _Lsq.apply(weight, step, 2, True)
+    torch.testing.assert_close(rounded, torch.tensor([[-0.25, 0.5, 0.0, -0.25]]))
     rounded.backward(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
     torch.testing.assert_close(weight.grad, torch.tensor([[1.0, 0.0, 100.0, 0.0]]))
     expected = (1 - 0.8) - 20 + 100 * (0 - 0.5) + 1000
@@ -130,6 +144,13 @@ def test_distillation_is_a_divergence() -> None:
     one, other = (torch.randn(5, 30, generator=generator) for _ in range(2))
     assert float(distillation_loss(one, one + 3.0)) == pytest.approx(0, abs=1e-6)
     assert float(distillation_loss(one, other)) > 0.1
+
+
+def test_signed_steps_keep_their_sign(tmp_path: Path) -> None:
+    settings = {**LSQ, "range": "signed"}
+    make_simulation("lsq", adapted(), recipe(tmp_path, settings)).save(tmp_path)
+    steps = load_file(tmp_path / "steps.safetensors")["first.weight"]
+    assert 0.3 < float((steps < 0).float().mean()) < 0.7
 
 
 def test_learned_steps_are_written_positive(tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ def test_the_default_recipe_is_good(repository: Path) -> None:
         (changed("context_length", "long"), "context_length is 'long', expected int"),
         (changed("context_length", True), "expected int"),
         (changed("context_length", 0), "context_length is 0, expected 16"),
+        (
+            {**changed("quantize.range", "signed"), "target": "tensorrt"},
+            "range signed gives negative scales, which TensorRT does not take",
+        ),
         (changed("target", "tensorrtt"), "unknown target 'tensorrtt'; did you mean 'tensorrt'"),
         (
             changed("contxt_length", 1),

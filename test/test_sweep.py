@@ -14,11 +14,12 @@ from tiny_models import CART_SKILLS, make_folder, recipe_text
 
 from quant_llm_ros.cli.sweep import find_recipes
 from quant_llm_ros.errors import DatasetError, QuantLlmError, RecipeError
-from quant_llm_ros.report import sweep as sweeping
+from quant_llm_ros.report import steps as stepping
 from quant_llm_ros.report.measure import peak_memory_mb, What
 from quant_llm_ros.report.perplexity import perplexity
 from quant_llm_ros.report.sources import fingerprint
-from quant_llm_ros.report.sweep import load, run_step, StepError, Sweep
+from quant_llm_ros.report.steps import StepError, Steps
+from quant_llm_ros.report.sweep import load, Sweep
 from quant_llm_ros.report.table import markdown
 
 DATASET = (
@@ -190,22 +191,55 @@ def test_a_row_is_old_when_anything_it_was_made_from_changes(folder, tmp_path):
     ],
 )
 def test_a_process_that_dies_costs_its_row(tmp_path, monkeypatch, program, says):
-    monkeypatch.setattr(sweeping, "_command", lambda: [sys.executable, "-c", program])
-    with pytest.raises(StepError, match=says):
-        run_step({"step": "x"}, tmp_path / "log", lambda stage, part: None)
+    monkeypatch.setattr(stepping, "_command", lambda: [sys.executable, "-c", program])
+    with Steps() as steps, pytest.raises(StepError, match=says):
+        steps.run({"step": "x"}, tmp_path / "log", lambda stage, part: None)
 
 
-def test_progress_of_a_process_is_told(tmp_path, monkeypatch):
+def test_one_process_does_steps_and_tells_its_progress_until_one_fails(tmp_path, monkeypatch):
     program = (
-        "import json, sys\n"
-        "job = json.load(sys.stdin)\n"
-        "print(json.dumps({'stage': 'here', 'fraction': 0.5}))\n"
-        "print(json.dumps({'result': {'was': job['step']}}))"
+        "import json, os, sys\n"
+        "for line in iter(sys.stdin.readline, ''):\n"
+        "    job = json.loads(line)\n"
+        "    print(json.dumps({'stage': job['step'], 'fraction': 0.5}), flush=True)\n"
+        "    said = {'error': 'no'} if job['step'] == 'bad' else {'result': {'by': os.getpid()}}\n"
+        "    print(json.dumps(said), flush=True)\n"
+        "    if 'error' in said: break\n"
     )
-    monkeypatch.setattr(sweeping, "_command", lambda: [sys.executable, "-c", program])
-    said = []
-    result = run_step({"step": "x"}, tmp_path / "log", lambda *stage: said.append(stage))
-    assert (result, said) == ({"was": "x"}, [("here", 0.5)])
+    monkeypatch.setattr(stepping, "_command", lambda: [sys.executable, "-c", program])
+    said, by = [], []
+    with Steps() as steps:
+        for name in ("one", "two", "bad", "three"):
+            try:
+                done = steps.run({"step": name}, tmp_path / "log", lambda *s: said.append(s))
+                by.append(done["by"])
+            except StepError as error:
+                by.append(str(error))
+    assert said == [(name, 0.5) for name in ("one", "two", "bad", "three")]
+    assert by[0] == by[1] != by[3]
+    assert by[2] == "no"
+
+
+def test_an_interrupted_process_may_clear_up(tmp_path, monkeypatch):
+    half = tmp_path / "half"
+    program = (
+        "import pathlib, sys, time\n"
+        f"half = pathlib.Path({str(half)!r})\n"
+        "half.touch()\n"
+        "try:\n"
+        '    print(\'{"stage": "here", "fraction": 0}\', flush=True); time.sleep(60)\n'
+        "finally:\n"
+        "    half.unlink()\n"
+    )
+    monkeypatch.setattr(stepping, "_command", lambda: [sys.executable, "-c", program])
+
+    def interrupt(*_):
+        assert half.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Steps() as steps:
+        steps.run({"step": "x"}, tmp_path / "log", interrupt)
+    assert not half.exists()
 
 
 def test_two_recipes_of_one_name_are_refused(folder, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quant_llm_ros.cli.building import build, reference_texts
+from quant_llm_ros.cli.building import Builder, reference_texts
 from quant_llm_ros.cli.options import positive_int
 from quant_llm_ros.cli.sweep import find_recipes
 from quant_llm_ros.errors import RecipeError
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             trials=arguments.trials,
             storage=Storage(arguments.storage, arguments.study, arguments.seed),
             device=Device(
-                build,
+                Builder(),
                 skills,
                 arguments.threads,
                 lambda recipe, checkpoint: reference_texts(recipe, checkpoint, skills),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quant_llm_ros.cli.building import build
+from quant_llm_ros.cli.building import Builder
 from quant_llm_ros.report.worker import work
 
 if __name__ == "__main__":
-    raise SystemExit(work(build))
+    raise SystemExit(work(Builder()))

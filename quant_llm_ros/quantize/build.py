@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 import dataclasses
 import datetime
 import importlib.metadata
@@ -31,11 +31,14 @@ from quant_llm_ros.quantize.decoder import Decoder
 from quant_llm_ros.quantize.graph_run import check_graph, engine_error, HALF_LIMIT
 from quant_llm_ros.quantize.graph_targets import export
 from quant_llm_ros.quantize.layerwise import QuantizingSource, WeightLoader
-from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.quantize.recipe import CheckpointSource, Recipe
 from quant_llm_ros.quantize.staging import staged_folder
 
 Progress = Callable[[str, float], None]
 """Told the name of the present stage and the fraction of the whole build that is done."""
+
+CheckedCheckpoints = MutableMapping[CheckpointSource, tuple[Checkpoint, float]]
+"""Checkpoints that were read and compared with transformers, and the error that they had."""
 
 _CHECKED_LAYERS = 4
 _CHECKED_PROMPTS = 4
@@ -56,6 +59,7 @@ def build_bundle(
     more_files: Mapping[str, Callable[[Path], None]] = types.MappingProxyType({}),
     commands: CommandSource | None = None,
     texts: reference.TextSource | None = None,
+    checked: CheckedCheckpoints | None = None,
 ) -> Bundle:
     """Make a bundle, layer by layer: the model need not fit into memory.
 
@@ -71,6 +75,8 @@ def build_bundle(
         commands: Makes the commands that the recipe's method is calibrated with.
         texts: Makes the commands that the bundle is compared on with the unquantized model, and
             that become its reference; None: sentences that are always there.
+        checked: For a program that builds several bundles while no checkpoint changes: what was
+            read and checked before, to which this build's checkpoint is added.
 
     Returns:
         The bundle, its files checked.
@@ -86,7 +92,8 @@ def build_bundle(
         raise BundleError(f"the skill registry {skills} does not exist")
     with staged_folder(output) as folder:
         progress("reading the checkpoint", 0.0)
-        checkpoint = recipe.checkpoint.open()
+        known = checked.get(recipe.checkpoint) if checked else None
+        checkpoint = known[0] if known else recipe.checkpoint.open()
         _check_recipe(recipe, checkpoint)
         (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
         shutil.copyfile(skills, folder / layout.SKILLS)
@@ -99,7 +106,10 @@ def build_bundle(
         compared = reference.passages(recipe, checkpoint, folder, texts)
         passages = _passages(recipe, folder, commands)
         progress("checking the decoder", 0.1)
-        figures: dict[str, Any] = {"decoder_relative_error": _check_decoder(checkpoint)}
+        error = known[1] if known else _check_decoder(checkpoint)
+        if checked is not None:
+            checked[recipe.checkpoint] = checkpoint, error
+        figures: dict[str, Any] = {"decoder_relative_error": error}
 
         decoder = Decoder(checkpoint.config).eval()
         weights = QuantizingSource(
@@ -137,9 +147,12 @@ def build_bundle(
         else:
             # The engine is built on the device; what FP16 costs can be measured here.
             limit = ROUNDED_INPUTS_LIMIT if recipe.activations else HALF_LIMIT
-            error = check_graph(folder / layout.MODEL, recipe.target, compared, logits, limit)
-            if error is not None:
-                figures |= {"export_relative_error": error, "engine_relative_error": error}
+            change_of_graph = check_graph(
+                folder / layout.MODEL, recipe.target, compared, logits, limit
+            )
+            if change_of_graph is not None:
+                figures["export_relative_error"] = change_of_graph
+                figures["engine_relative_error"] = change_of_graph
         size = sum(path.stat().st_size for path in folder.iterdir())
         figures |= {
             "kl_divergence_nats": change.kl_nats,

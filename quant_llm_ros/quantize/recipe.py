@@ -199,7 +199,7 @@ class Recipe:
             skills_fixed=_skills_fixed(_Fields(path, "skills", top.get("skills", dict, {}))),
             accuracy=accuracy,
             unquantized=unquantized,
-            rules=_rules(quantize),
+            rules=_rules(quantize, target),
             context_length=context_length,
             target=target,
             settings=types.MappingProxyType(settings),
@@ -341,8 +341,12 @@ def _activations(quantize: _Fields) -> Activations | None:
     return Activations(method, kind, bits, percentile)
 
 
-def _rules(fields: _Fields) -> tuple[LayerRule, ...]:
-    """Read the ``quantize`` part."""
+def _rules(fields: _Fields, target: str) -> tuple[LayerRule, ...]:
+    """Read the ``quantize`` part.
+
+    TensorRT's parser refuses scales that are not positive («Scale coefficients must all be
+    positive», QuantDequantLinearHelper of onnx-tensorrt).
+    """
     others = ("layers", "activations")
     base = {key: value for key, value in fields.values.items() if key not in others}
     last = _rule("*", base, fields.where)
@@ -353,6 +357,12 @@ def _rules(fields: _Fields) -> tuple[LayerRule, ...]:
         same = layer.values.get("method", base.get("method")) == base.get("method")
         merged = {**base, **layer.values} if same else layer.values
         rules.append(_rule(str(pattern), merged, layer.where))
+    for rule in (*rules, last):
+        if target != "ort" and getattr(rule.quantizer, "range", None) == "signed":
+            raise RecipeError(
+                f"{fields.where}: range signed gives negative scales, which TensorRT does not "
+                f"take; use range minmax or mse with target {target}, or target ort"
+            )
     return (*rules, last)
 
 

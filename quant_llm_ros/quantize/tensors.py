@@ -68,7 +68,8 @@ class QuantizedTensor:
     Attributes:
         codes: Int8 ``[out, in]``, or numbers of a type of :data:`FLOATS`. Without a codebook
             integers are signed, with one they are indices from 0.
-        scales: Positive step sizes, float32 ``[out or 1, in / block]``; None: all are 1.
+        scales: Step sizes, float32 ``[out or 1, in / block]``, negative ones only with the range
+            ``signed``; None: all are 1.
         bits: Width of a code: 1 to 8, or 16.
         block: Number of inputs that share a scale; divides ``in``.
         zero_points: Codes that stand for 0, int8 of the shape of ``scales``; None: all are 0.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
@@ -25,6 +26,7 @@ from quant_llm_ros.report.perplexity import perplexity, read_text
 _DECODED = 32
 _WARM_UP = "go"
 _STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 
 Progress = Callable[[str, float], None]
 """Told the name of the present stage and the fraction of the whole that is done."""
@@ -161,8 +163,14 @@ def reference_prompts(bundle: Bundle) -> list[Sequence[int]]:
     return [tokens[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
+def reset_peak_memory() -> None:
+    """Begin the peak of the memory anew, with what is held now (proc(5), ``clear_refs``)."""
+    with contextlib.suppress(OSError):  # a kernel without it: the peak is that of the whole life
+        _CLEAR.write_text("5")
+
+
 def peak_memory_mb() -> float:
-    """Give the most memory that this program held so far, in megabytes.
+    """Give the most memory that this program held since the last reset, in megabytes.
 
     Not ``getrusage``: its peak begins with that of the process which started this one.
     """

@@ -1,13 +1,14 @@
-"""A table over recipes: each is built, measured and removed again, in processes of its own.
+"""A table over recipes: each is built, measured and removed again, in other processes.
 
-A step that crashes costs its row alone, and the memory of serving is not that of building. Rows
-are kept as files, so a sweep that was interrupted goes on where it was.
+A step that crashes costs its row alone, and the memory of serving is not that of building: each
+bundle is measured in a process of its own. One process builds them, until a recipe fails, so that
+the checkpoint is read and checked once. Rows are kept as files, so a sweep that was interrupted
+goes on where it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -15,8 +16,6 @@ import os
 from pathlib import Path
 import platform
 import shutil
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -24,18 +23,13 @@ from quant_llm_ros.engine.bundle import DESCRIPTION
 from quant_llm_ros.errors import QuantLlmError, RecipeError
 from quant_llm_ros.report.measure import Progress, What
 from quant_llm_ros.report.sources import fingerprint
+from quant_llm_ros.report.steps import StepError, Steps
 from quant_llm_ros.report.table import markdown
 
 SWEEP = "sweep.json"
 TABLE = "table.md"
 ROWS = "rows"
 _BUILD_SHARE = 0.5
-_STEP = "quant_llm_ros.cli.sweep_step"  # by name: it may use rooms that this one may not
-_LOG_LINES = 3
-
-
-class StepError(Exception):
-    """A step's process said what went wrong, or died."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +73,16 @@ class Sweep:
         prints = [fingerprint(recipe, self.what, self.skills) for recipe in recipes]
         (self.folder / ROWS).mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
-        for recipe, hashed in zip(recipes, prints, strict=True):
-            row = self._finished(recipe, hashed)
-            if row is None:
-                row = self._make(recipe, hashed, lambda *said, r=recipe: progress(r, *said))
-            rows.append(row)
-            self._write_table(rows)
-            yield row
+        with Steps() as builder:
+            for recipe, hashed in zip(recipes, prints, strict=True):
+                row = self._finished(recipe, hashed)
+                if row is None:
+                    row = self._make(
+                        builder, recipe, hashed, lambda *said, r=recipe: progress(r, *said)
+                    )
+                rows.append(row)
+                self._write_table(rows)
+                yield row
 
     def _file(self, recipe: Path) -> Path:
         return self.folder / ROWS / f"{recipe.stem}.json"
@@ -113,7 +110,9 @@ class Sweep:
         there = (self._bundle(recipe) / DESCRIPTION).is_file()
         return row["build"] if row and there and isinstance(row.get("build"), dict) else None
 
-    def _make(self, recipe: Path, hashed: str, progress: Progress) -> dict[str, Any]:
+    def _make(
+        self, builder: Steps, recipe: Path, hashed: str, progress: Progress
+    ) -> dict[str, Any]:
         """Build and measure; what goes wrong becomes part of the row."""
         started = time.perf_counter()
         bundle = self._bundle(recipe)
@@ -132,24 +131,22 @@ class Sweep:
         try:
             job = {"recipe": str(recipe), "bundle": str(bundle), "skills": str(self.skills)}
             if row["build"] is None:
-                row["build"] = run_step(
+                row["build"] = builder.run(
                     {"step": "build", **job},
                     log,
                     lambda stage, part: progress(stage, part * _BUILD_SHARE),
                 )
                 _write(self._file(recipe), row)
             if row["build"]["target"] == "ort":
-                row["measured"] = run_step(
-                    {
-                        "step": "measure",
-                        "bundle": str(bundle),
-                        "what": dataclasses.asdict(self.what),
-                    },
-                    log,
-                    lambda stage, part: progress(
-                        stage, _BUILD_SHARE + part * (1.0 - _BUILD_SHARE)
-                    ),
-                )
+                what = dataclasses.asdict(self.what)
+                with Steps() as measuring:
+                    row["measured"] = measuring.run(
+                        {"step": "measure", "bundle": str(bundle), "what": what},
+                        log,
+                        lambda stage, part: progress(
+                            stage, _BUILD_SHARE + part * (1.0 - _BUILD_SHARE)
+                        ),
+                    )
         except StepError as error:
             row["error"] = str(error)
         if log.is_file() and not log.stat().st_size:
@@ -173,55 +170,6 @@ class Sweep:
         _write(self.folder / SWEEP, document)
         text = markdown(document)
         (self.folder / TABLE).write_text(text, encoding="utf-8")
-
-
-def run_step(job: dict[str, Any], log: Path, progress: Progress) -> dict[str, Any]:
-    """Run one step in a process of its own.
-
-    Args:
-        job: What ``worker`` is to do.
-        log: File that what it prints is appended to.
-        progress: Told what it says about stages.
-
-    Returns:
-        Its result.
-
-    Raises:
-        StepError: It said an error, or its process ended without a result.
-    """
-    with (
-        log.open("a", encoding="utf-8") as errors,
-        subprocess.Popen(
-            _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process,
-    ):
-        assert process.stdin and process.stdout
-        try:
-            with contextlib.suppress(BrokenPipeError):  # it died; its log says of what
-                process.stdin.write(json.dumps(job))
-                process.stdin.close()
-            for line in process.stdout:
-                said = json.loads(line)
-                if "result" in said:
-                    result: dict[str, Any] = said["result"]
-                    return result
-                if "error" in said:
-                    raise StepError(said["error"])
-                progress(said["stage"], said["fraction"])
-        except BaseException:
-            process.kill()
-            raise
-    last = " | ".join(log.read_text(encoding="utf-8").splitlines()[-_LOG_LINES:])
-    how = (
-        f"was ended by signal {-process.returncode} (9: most often out of memory)"
-        if process.returncode < 0
-        else f"ended with status {process.returncode}"
-    )
-    raise StepError(f"the process of step {job['step']} {how}; {log.name}: {last or 'empty'}")
-
-
-def _command() -> list[str]:
-    return [sys.executable, "-m", _STEP]
 
 
 def machine() -> dict[str, Any]:

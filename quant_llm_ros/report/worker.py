@@ -1,7 +1,8 @@
-"""One step of a sweep, in a process of its own.
+"""The steps of a sweep that another process asks for.
 
-It reads a job, one JSON object, from standard input, and writes JSON lines to standard output: a
-``stage`` with its ``fraction``, and at the end the ``result`` or the ``error``.
+It reads jobs, a line of JSON each, from standard input, and writes JSON lines to standard output:
+a ``stage`` with its ``fraction``, and at the end of a job the ``result``. It ends behind an
+``error``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TextIO, TYPE_CHECKING
 
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.errors import QuantLlmError, RecipeError
-from quant_llm_ros.report.measure import measure, peak_memory_mb, Progress, What
+from quant_llm_ros.report.measure import measure, peak_memory_mb, Progress, reset_peak_memory, What
 
 if TYPE_CHECKING:  # at run time it would bring torch, which the measuring process must not hold
     from quant_llm_ros.quantize.recipe import Recipe
@@ -25,25 +26,37 @@ if TYPE_CHECKING:  # at run time it would bring torch, which the measuring proce
 
 
 def work(build: Build) -> int:
-    """Do the job on standard input.
+    """Do the jobs on standard input.
 
     Args:
         build: Makes bundles.
 
     Returns:
-        0, or 1 where it was not done.
+        0, or 1 where one was not done, or 130 where it was interrupted.
     """
     # What libraries print, C++ ones too, must not get between the lines that the parent reads.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    job = json.load(sys.stdin)
     try:
-        result = _measure(job, out) if job["step"] == "measure" else _build(build, job, out)
+        for line in iter(sys.stdin.readline, ""):
+            job = json.loads(line)
+            _print_to(Path(job["log"]))
+            reset_peak_memory()
+            result = _measure(job, out) if job["step"] == "measure" else _build(build, job, out)
+            _say(out, result=result)
     except (QuantLlmError, OSError, MemoryError) as error:
         _say(out, error=f"{error}" or type(error).__name__)
         return 1
-    _say(out, result=result)
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+def _print_to(log: Path) -> None:
+    """Let everything that is printed from now on go to a file."""
+    with log.open("a", encoding="utf-8") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def _say(out: TextIO, **line: Any) -> None:

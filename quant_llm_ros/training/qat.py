@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from quant_llm_ros.errors import RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
-from quant_llm_ros.quantize.methods.grid import SMALLEST
+from quant_llm_ros.quantize.methods.grid import away_from_zero
 from quant_llm_ros.quantize.methods.learned import LearnedQuantizer, STEPS
 from quant_llm_ros.quantize.methods.uniform import UniformQuantizer
 from quant_llm_ros.quantize.recipe import LayerRule, Recipe
@@ -155,6 +155,7 @@ class LearnedSteps(StraightThrough):
             RecipeError: The recipe's grid has no step sizes that could be learned.
         """
         self._steps: dict[str, nn.Parameter] = {}
+        self._signed: set[str] = set()  # weights whose steps may be negative
         super().__init__(model, recipe)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -165,14 +166,16 @@ class LearnedSteps(StraightThrough):
         """Write the step sizes."""
         # FP16: half the file, and a step is off by a few parts in ten thousand at most.
         tensors = {
-            n: step.detach().abs().to("cpu", torch.float16) for n, step in self._steps.items()
+            name: _stored(step.detach(), name in self._signed).to("cpu", torch.float16)
+            for name, step in self._steps.items()
         }
         safetensors.torch.save_file(tensors, folder / STEPS)
 
     def rounded(self, name: str, weight: Tensor, quantizer: Quantizer) -> Tensor:
         """Round a weight with the trained step sizes."""
         assert isinstance(quantizer, (LearnedQuantizer, UniformQuantizer))
-        result: Tensor = _Lsq.apply(weight, self._steps[name], quantizer.bits)
+        signed = name in self._signed
+        result: Tensor = _Lsq.apply(weight, self._steps[name], quantizer.bits, signed)
         return result
 
     def _replace(self, name: str, layer: LoraLinear, quantizer: Quantizer) -> None:
@@ -189,6 +192,8 @@ class LearnedSteps(StraightThrough):
         with torch.no_grad():
             scales = quantizer((layer.base_layer.weight + update(layer)).cpu()).scales
         assert scales is not None
+        if getattr(quantizer, "range", "") == "signed":
+            self._signed.add(name)
         self._steps[name] = nn.Parameter(scales.to(layer.base_layer.weight.device))
         super()._replace(name, layer, quantizer)
 
@@ -197,36 +202,44 @@ class _Lsq(torch.autograd.Function):
     """Rounding to learned step sizes (Esser et al. 2020, equations 1 to 3)."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, step: Tensor, bits: int, signed: bool) -> Tensor:
         """Round ``[out, in]`` to multiples of ``step`` ``[out, blocks]``."""
         ctx.save_for_backward(weight, step)
         ctx.limit = 2 ** (bits - 1)
-        ratio, size = _ratio(weight, step)
+        ctx.signed = signed
+        ratio, size = _ratio(weight, step, signed)
         codes = ratio.round().clamp(-ctx.limit, ctx.limit - 1)
         return (codes * size).view(weight.shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Pass the gradient inside of the range; give that of the step sizes."""
         weight, step = ctx.saved_tensors
-        ratio, _ = _ratio(weight, step)
+        ratio, _ = _ratio(weight, step, ctx.signed)
         gradient = gradients[0].reshape(ratio.shape)
         inside = (ratio >= -ctx.limit) & (ratio <= ctx.limit - 1)
         codes = ratio.round().clamp(-ctx.limit, ctx.limit - 1)
         of_step = torch.where(inside, codes - ratio, codes) * gradient
         # Section 2.2: keeps the relative change of steps and weights alike.
         share = (ratio.shape[2] * max(1, ctx.limit - 1)) ** -0.5
-        signs = torch.sign(step)
-        return (gradient * inside).view(weight.shape), of_step.sum(2) * share * signs, None
+        of_step = of_step.sum(2) * share
+        if not ctx.signed:  # its absolute value is what rounds
+            of_step *= torch.sign(step)
+        return (gradient * inside).view(weight.shape), of_step, None, None
 
 
-def _ratio(weight: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+def _ratio(weight: Tensor, step: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """Weights in steps, and the steps, ``[out, blocks, size]`` and ``[out, blocks, 1]``.
 
     The steps are as they will be stored, in FP16, so that the codes come out the same.
     """
-    size = step.abs().half().float().clamp_min(SMALLEST)[:, :, None]
+    size = away_from_zero(_stored(step, signed).half().float())[:, :, None]
     return weight.view(*step.shape, -1) / size, size
+
+
+def _stored(step: Tensor, signed: bool) -> Tensor:
+    """Give the steps that a bundle gets: only those of the range ``signed`` may be negative."""
+    return step if signed else step.abs()
 
 
 def update(layer: LoraLinear) -> Tensor:

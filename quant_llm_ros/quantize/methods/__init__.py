@@ -1,27 +1,19 @@
 """Quantization methods: one file per family, each a function from a weight to codes and scales.
 
 A method's class has ``needs_calibration`` and is called with a weight and what calibration learnt
-about the layer's inputs; see ``tensors.Quantizer``. Its line here gives it a name in recipes.
+about the layer's inputs; see ``tensors.Quantizer``. The name of its file is that in recipes, and
+the file has ``DEFAULTS``, its settings, and ``QUANTIZER``, what makes the quantizer of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import importlib
+import pkgutil
 from typing import Any
 
 from quant_llm_ros.errors import RecipeError
-from quant_llm_ros.quantize.methods import (
-    awq,
-    binary,
-    cluster,
-    fixed_point,
-    floating,
-    gptq,
-    learned,
-    smoothquant,
-    uniform,
-)
 from quant_llm_ros.quantize.names import nearest
 from quant_llm_ros.quantize.tensors import Quantizer
 
@@ -39,17 +31,20 @@ class Method:
     make: Callable[..., Quantizer]
 
 
-METHODS: Mapping[str, Method] = {
-    "uniform": Method(uniform.DEFAULTS, uniform.UniformQuantizer),
-    "fixed_point": Method(fixed_point.DEFAULTS, fixed_point.FixedPointQuantizer),
-    "floating": Method(floating.DEFAULTS, floating.FloatingQuantizer),
-    "binary": Method(binary.DEFAULTS, binary.BinaryQuantizer),
-    "cluster": Method(cluster.DEFAULTS, cluster.ClusterQuantizer),
-    "gptq": Method(gptq.DEFAULTS, gptq.GptqQuantizer),
-    "awq": Method(awq.DEFAULTS, awq.AwqQuantizer),
-    "smoothquant": Method(smoothquant.DEFAULTS, smoothquant.SmoothQuantizer),
-    "learned": Method(learned.DEFAULTS, learned.LearnedQuantizer),
-}
+def _methods() -> dict[str, Method]:
+    """Find the files of this folder that hold a method."""
+    modules = {
+        info.name: importlib.import_module(f"{__name__}.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
+    }
+    return {
+        name: Method(module.DEFAULTS, module.QUANTIZER)
+        for name, module in modules.items()
+        if hasattr(module, "QUANTIZER")
+    }
+
+
+METHODS: Mapping[str, Method] = _methods()
 
 
 def make_quantizer(name: str, settings: Mapping[str, Any], where: str) -> Quantizer:

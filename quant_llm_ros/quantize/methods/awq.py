@@ -87,3 +87,6 @@ class AwqQuantizer:
             if error < least:
                 best, least = factors, error
         return best
+
+
+QUANTIZER = AwqQuantizer

@@ -65,3 +65,6 @@ class BinaryQuantizer:
         while parts:
             whole = dataclasses.replace(parts.pop(), residual=whole)
         return whole
+
+
+QUANTIZER = BinaryQuantizer

@@ -90,6 +90,9 @@ class ClusterQuantizer:
         )
 
 
+QUANTIZER = ClusterQuantizer
+
+
 def _centres(values: NDArray[np.float32], counts: Floats, k: int) -> NDArray[np.float32]:
     """Centres of the weights of some rows, ascending, ``[k]``."""
     x = values.astype(np.float64).ravel()

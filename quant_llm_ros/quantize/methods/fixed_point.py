@@ -75,6 +75,9 @@ class FixedPointQuantizer:
         )
 
 
+QUANTIZER = FixedPointQuantizer
+
+
 def exponents(tensor: QuantizedTensor) -> Tensor:
     """Exponents of power-of-two scales, int32 of their shape.
 

@@ -83,6 +83,9 @@ class FloatingQuantizer:
         return QuantizedTensor(codes, scale.squeeze(2), 8, grid.width(self.block, weight.shape[1]))
 
 
+QUANTIZER = FloatingQuantizer
+
+
 def _nvfp4(weight: Tensor) -> QuantizedTensor:
     out, inputs = weight.shape
     if inputs % _FP4_BLOCK:

@@ -122,6 +122,9 @@ class GptqQuantizer:
         return scale.squeeze(2)
 
 
+QUANTIZER = GptqQuantizer
+
+
 def _inverse_factor(hessian: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse, ``[in, in]``.
 

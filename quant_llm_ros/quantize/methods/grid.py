@@ -70,6 +70,21 @@ def minmax_scale(blocks: Tensor, bits: int) -> Tensor:
     return (blocks.abs().amax(2, keepdim=True) / largest_code).clamp_min(SMALLEST)
 
 
+def signed_scale(blocks: Tensor, bits: int) -> Tensor:
+    """Symmetric step size of either sign that gives the largest weight of a block code -2^(b-1).
+
+    So all codes are of use, where a positive step leaves that one idle. ONNX Runtime's own
+    quantizer (MatMulNBits) and llama.cpp's Q4_0 (ggml-quants.c) choose it so.
+    """
+    place = blocks.abs().argmax(2, keepdim=True)
+    return away_from_zero(blocks.gather(2, place) / -(2 ** (bits - 1)))
+
+
+def away_from_zero(scale: Tensor) -> Tensor:
+    """Step sizes of either sign, none nearer to zero than :data:`SMALLEST`."""
+    return torch.where(scale.abs() < SMALLEST, SMALLEST, scale)
+
+
 def best_scale(
     blocks: Tensor, start: Tensor, bits: int, ratios: Sequence[float], weights: Tensor | None
 ) -> Tensor:

@@ -32,7 +32,7 @@ class LearnedQuantizer:
         bits: Width of a code, 2 to 8.
         block: Inputs that share a scale, a power of two from 16 to 256, or ``channel``.
         range: Of weights that the file does not name, such as the embedding, and where training
-            begins: ``minmax`` or ``mse``.
+            begins: ``minmax``, ``mse`` or ``signed``; with the last, steps may be negative.
         steps: The file, relative to the recipe; empty for a recipe that is being trained.
         weight: Name of the weight, which the recipe fills in.
     """
@@ -53,8 +53,8 @@ class LearnedQuantizer:
         """
         grid.check_bits(self.bits, range(2, 9))
         grid.check_block(self.block, "channel")
-        if self.range not in ("minmax", "mse"):
-            raise ValueError(f"range must be minmax or mse, not {self.range!r}")
+        if self.range not in ("minmax", "mse", "signed"):
+            raise ValueError(f"range must be minmax, mse or signed, not {self.range!r}")
         if not isinstance(self.steps, str):
             raise ValueError(f"steps must be a path, not {self.steps!r}")
 
@@ -97,4 +97,7 @@ class LearnedQuantizer:
                 steps: Tensor = file.get_tensor(self.weight)
         except (OSError, safetensors.SafetensorError) as error:
             raise ValueError(f"the learned steps {self.steps} cannot be read: {error}") from error
-        return steps.float().clamp_min(grid.SMALLEST)
+        return grid.away_from_zero(steps.float())
+
+
+QUANTIZER = LearnedQuantizer

@@ -64,3 +64,6 @@ class SmoothQuantizer:
         used = (inputs.largest > 0) & (columns > 0)
         factors = inputs.largest**self.alpha / columns ** (1 - self.alpha)
         return torch.where(used, factors, 1.0).clamp(1e-5, 1e5)
+
+
+QUANTIZER = SmoothQuantizer

@@ -11,6 +11,9 @@ al., section 3.1): clipping the largest weight a little makes the step, and so t
 others, smaller. The smaller error of the weights need not mean a better model: of SmolLM2-135M's
 weights, 4 bits in blocks of 32, it takes away a third, but the largest weights matter most, and
 the KL divergence from the unquantized model is 0.66 nats against 0.52 with min-max.
+
+``signed`` lets a symmetric step be negative, so that the largest weight of a block gets the lowest
+code, -2^(b-1), which is idle otherwise: at 4 bits the step is 1/8 instead of 1/7 of that weight.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ class UniformQuantizer:
             knows nothing narrower.
         block: Inputs that share a scale, a power of two from 16 to 256, or ``channel`` or
             ``tensor``.
-        range: ``minmax``, ``percentile`` or ``mse``.
+        range: ``minmax``, ``percentile``, ``mse`` or, where symmetric, ``signed``. TensorRT takes
+            no negative scales.
         symmetric: Without zero points. TensorRT takes no other 4-bit weights.
         percentile: Share of the weights inside of the range ``percentile``, above 50, in percent.
     """
@@ -66,10 +70,16 @@ class UniformQuantizer:
         """
         grid.check_bits(self.bits, range(2, 9))
         grid.check_block(self.block, "channel", "tensor")
-        if self.range not in ("minmax", "percentile", "mse"):
-            raise ValueError(f"range must be minmax, percentile or mse, not {self.range!r}")
+        if self.range not in ("minmax", "percentile", "mse", "signed"):
+            raise ValueError(
+                f"range must be minmax, percentile, mse or signed, not {self.range!r}"
+            )
         if not isinstance(self.symmetric, bool):
             raise ValueError(f"symmetric must be true or false, not {self.symmetric!r}")
+        if self.range == "signed" and not self.symmetric:
+            raise ValueError(
+                "range signed is for symmetric grids: one with zero points uses all codes as it is"
+            )
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be from 50 to 100, not {self.percentile!r}")
 
@@ -113,6 +123,8 @@ class UniformQuantizer:
         if self.range == "percentile":
             limit = _quantile(blocks.abs(), self.percentile / 100)
             return (limit / (2 ** (self.bits - 1) - 1)).clamp_min(grid.SMALLEST), zero
+        if self.range == "signed":
+            return grid.signed_scale(blocks, self.bits), zero
         scale = grid.minmax_scale(blocks, self.bits)
         if self.range == "mse":
             scale = grid.best_scale(blocks, scale, self.bits, grid.search_ratios(self.bits), None)
@@ -136,6 +148,9 @@ class UniformQuantizer:
             best = (torch.where(better, scale, best[0]), torch.where(better, zero, best[1]))
             least = torch.where(better, error, least)
         return best
+
+
+QUANTIZER = UniformQuantizer
 
 
 def _grid_from(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
