@@ -18,8 +18,10 @@ from node_harness import (
     wait_for,
 )
 import pytest
+from task_cores import cores_of_tasks
 
 from quant_llm_msgs.msg import Decision, KnownName, KnownNames
+from quant_llm_ros.engine.cpus import allowed_cpus
 from quant_llm_ros.nodes import messages
 
 pytestmark = [pytest.mark.ros, pytest.mark.bundle]
@@ -391,12 +393,17 @@ def test_latency_is_published_without_decisions_too(robot: Probe) -> None:
 def test_two_namespaces_side_by_side(
     harness: Harness, robot: Probe, bundle_path: Path, repository: Path
 ) -> None:
-    """The second node takes its parameters from the shipped file, as the launch file does it."""
-    harness.start(
+    """The second node takes its parameters from the shipped file, as the launch file does it.
+
+    It keeps its model to one core: the thread that decides is there, the others are not.
+    """
+    core = max(allowed_cpus())
+    process = harness.start(
         "/robot2/left",
         f"bundle:={bundle_path}",
         "autostart:=true",
         "threads:=1",
+        f"cpus:={core}",
         params_file=repository / "config" / "understanding.yaml",
     )
     other = harness.probe("/robot2/left")
@@ -406,3 +413,7 @@ def test_two_namespaces_side_by_side(
     assert other.ask("stop").command_id == 1
     assert len(other.decisions) == 1
     assert not robot.decisions
+    cores = list(cores_of_tasks(process.process.pid).values())
+    assert str(core) in cores
+    if len(allowed_cpus()) > 1:
+        assert len(cores) / 2 > cores.count(str(core))

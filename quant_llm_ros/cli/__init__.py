@@ -26,6 +26,7 @@ from quant_llm_ros.cli import (
     understand,
     watch,
 )
+from quant_llm_ros.engine.cpus import check_cpus, keep_process_to
 from quant_llm_ros.errors import QuantLlmError
 
 
@@ -69,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
+        # Where there is such an option; child processes begin with the same cores.
+        cpus: tuple[int, ...] = getattr(arguments, "cpus", ())
+        if cpus:
+            check_cpus(cpus, arguments.threads)
+            keep_process_to(cpus)
         return int(arguments.run(arguments))
     except QuantLlmError as error:
         print(f"quant_llm: {error}", file=sys.stderr)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
+from quant_llm_ros.engine.cpus import parse_cpus
 from quant_llm_ros.engine.providers import AUTO, PROVIDERS
+from quant_llm_ros.errors import EngineError
 
 DEFAULT_BUNDLE = "bundles/default"
 
@@ -23,6 +25,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where the model runs."""
     parser.add_argument(
         "--threads", type=positive_int, default=2, help="CPU threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cpus",
+        type=cpu_list,
+        default=(),
+        metavar="N,N",
+        help="CPU cores to keep to, as 2,3 or 4-7 (default: as the system likes)",
     )
     parser.add_argument(
         "--provider",
@@ -51,6 +60,14 @@ def add_understanding_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let each sentence refer to the one before it (default: each stands for itself)",
     )
+
+
+def cpu_list(text: str) -> tuple[int, ...]:
+    """Read a list of CPU cores."""
+    try:
+        return parse_cpus(text)
+    except EngineError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def share(text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import logging
@@ -15,6 +15,8 @@ from quant_llm_ros.command.conversation import Conversation
 from quant_llm_ros.command.decision import Decision, Stage, Status
 from quant_llm_ros.command.pending import Command, QueuePolicy
 from quant_llm_ros.command.understander import Understander
+from quant_llm_ros.engine.cpus import keep_to
+from quant_llm_ros.errors import EngineError
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class CommandService:
         conversation_s: float = 0.0,
         stall_timeout_s: float = float("inf"),
         on_stall: Callable[[str], None] | None = None,
+        cpus: Sequence[int] = (),
     ) -> None:
         """Start the worker thread.
 
@@ -82,6 +85,8 @@ class CommandService:
             stall_timeout_s: Longest time of one pass of the model.
             on_stall: Told once, with the reason, after all commands of a stalled model were
                 answered.
+            cpus: CPU cores that the worker keeps to, see ``engine.cpus``; none: as the system
+                likes.
         """
         self.capacity = capacity
         self.policy = policy
@@ -91,6 +96,7 @@ class CommandService:
         self._understander = understander
         self._on_decision = on_decision
         self._on_stall = on_stall
+        self._cpus = cpus
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
         # Held while a decision is settled and told. So a stop cannot come between the look at a
@@ -298,6 +304,10 @@ class CommandService:
         return True
 
     def _work(self) -> None:
+        try:
+            keep_to(self._cpus)
+        except EngineError as error:  # they were there when the model was loaded
+            _LOG.error("%s; the model goes on wherever it can", error)
         served = self._understander
         while True:
             with self._changed:

@@ -22,6 +22,7 @@ from quant_llm_ros.command.pending import Command, QueuePolicy
 from quant_llm_ros.command.service import CommandService, Load
 from quant_llm_ros.command.statistics import LatencySummary, LatencyWindow
 from quant_llm_ros.command.understander import Understander
+from quant_llm_ros.engine.cpus import parse_cpus
 from quant_llm_ros.errors import QuantLlmError
 from quant_llm_ros.nodes import messages, qos, tracing
 from quant_llm_ros.nodes.parameters import Settings
@@ -110,6 +111,7 @@ class Dispatcher:
                 conversation_s=settings.conversation_s,
                 stall_timeout_s=settings.stall_timeout_s,
                 on_stall=self._on_stall,
+                cpus=parse_cpus(settings.cpus),
             )
         # By the steady clock: with use_sim_time and a paused simulation they have to go on.
         steady = Clock(clock_type=ClockType.STEADY_TIME)

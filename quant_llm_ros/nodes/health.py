@@ -126,6 +126,7 @@ def _engine(now: Snapshot) -> Health:
             "runtime": info.runtime,
             "provider": info.provider,
             "threads": str(now.settings.threads),
+            "cpus": now.settings.cpus or "any",
         }
     if now.summary is not None:
         values |= {

@@ -9,6 +9,7 @@ import os
 
 from quant_llm_ros.command.acceptance import require_accuracy
 from quant_llm_ros.command.understander import Understander
+from quant_llm_ros.engine.cpus import check_cpus, kept_to, parse_cpus
 from quant_llm_ros.errors import QuantLlmError
 from quant_llm_ros.nodes.parameters import Settings
 
@@ -29,16 +30,19 @@ def open_understander(settings: Settings, bundle: str, skills: str) -> Understan
             "the parameter 'bundle' is empty; set it to the folder of a bundle (make one "
             "with `make bundle` or `quant_llm quantize`)"
         )
-    understander = Understander.open(
-        os.path.expanduser(bundle),
-        os.path.expanduser(skills) or None,
-        threads=settings.threads,
-        provider=settings.provider,
-        allow_fallback=settings.allow_fallback,
-        selftest_commands=settings.selftest_commands,
-        max_command_chars=settings.max_command_chars,
-        min_confidence=settings.min_confidence,
-    )
+    cpus = parse_cpus(settings.cpus)
+    check_cpus(cpus, settings.threads)
+    with kept_to(cpus):  # the threads that the runtime makes here stay there
+        understander = Understander.open(
+            os.path.expanduser(bundle),
+            os.path.expanduser(skills) or None,
+            threads=settings.threads,
+            provider=settings.provider,
+            allow_fallback=settings.allow_fallback,
+            selftest_commands=settings.selftest_commands,
+            max_command_chars=settings.max_command_chars,
+            min_confidence=settings.min_confidence,
+        )
     try:
         if understander.bundle is not None:
             require_accuracy(understander.bundle, settings.min_accuracy)

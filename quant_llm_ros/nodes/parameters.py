@@ -8,10 +8,13 @@ refused with the reason.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from quant_llm_ros.command.pending import QueuePolicy
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE, DEFAULT_SELFTEST_COMMANDS
+from quant_llm_ros.engine.cpus import parse_cpus
 from quant_llm_ros.engine.providers import AUTO, PROVIDERS
+from quant_llm_ros.errors import EngineError, QuantLlmError
 from quant_llm_ros.nodes.parameter_table import ChoiceSpec, Spec
 
 
@@ -22,6 +25,7 @@ class Settings:
     bundle: str
     skills: str
     threads: int
+    cpus: str
     provider: str
     allow_fallback: bool
     selftest_commands: int
@@ -38,6 +42,20 @@ class Settings:
     autostart: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class CpusSpec(Spec):
+    """A list of CPU cores, as text: an empty list of numbers has no type in ROS 2."""
+
+    def accept(self, value: Any) -> Any:
+        """Check a value; a single core may come as a number. See ``Spec.accept``."""
+        value = super().accept(str(value) if type(value) is int else value)
+        try:
+            parse_cpus(value)
+        except EngineError as error:
+            raise QuantLlmError(f"parameter '{self.name}': {error}") from error
+        return value
+
+
 SPECS: tuple[Spec, ...] = (
     Spec(
         "bundle",
@@ -47,6 +65,13 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("skills", "", "Skill registry (YAML file); empty: the bundle's own.", loading=True),
     Spec("threads", 2, "CPU threads of the model.", 1, 64, loading=True),
+    CpusSpec(
+        "cpus",
+        "",
+        "CPU cores that the model keeps to, as '2,3' or '4-7', at least as many as threads; the "
+        "others are left to the robot. Empty: as the system likes.",
+        loading=True,
+    ),
     ChoiceSpec(
         "provider",
         AUTO,
