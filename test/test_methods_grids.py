@@ -241,11 +241,12 @@ def test_sensitive_weights_are_nearer_to_a_centre() -> None:
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("uniform", {"bits": 1}, "bits must be 2, 3, 4, 5, 6, 7 or 8, not 1"),
     ("uniform", {"bits": True}, "bits must be"),
+    ("uniform", {"bits": 4.0}, "bits must be"),
     ("uniform", {"block": "row"}, "block must be 16, 32, 64, 128, 256, channel or tensor"),
     ("uniform", {"range": "max"}, "range must be minmax, percentile, mse or signed, not 'max'"),
     ("uniform", {"range": "signed", "symmetric": False}, "range signed is for symmetric grids"),
     ("uniform", {"percentile": 20}, "percentile must be"),
-    ("uniform", {"percentile": "all"}, "not supported between"),
+    ("uniform", {"percentile": "all"}, "percentile must be above 50 and at most 100, not 'all'"),
     ("uniform", {"simmetric": True}, "no setting 'simmetric'; did you mean 'symmetric'"),
     ("fixed_point", {"range": "percentile"}, "range must be minmax or mse"),
     ("floating", {"type": "fp7"}, "type must be fp16, .* or nvfp4, not 'fp7'"),
@@ -280,12 +281,12 @@ def test_weights_that_are_not_finite(method: str) -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "shape", "message"),
     [
-        ("uniform", {}, (4, 48), "48 inputs are not a multiple of the block, 32"),
+        ("uniform", {}, (4, 48), "48 inputs are not a multiple of the block, 32; 16 would do"),
         ("fixed_point", {}, (4, 48), "48 inputs are not a multiple of the block, 32"),
         ("floating", {"block": 32}, (4, 48), "48 inputs are not a multiple of the block, 32"),
         ("floating", {"type": "nvfp4"}, (4, 40), "40 inputs are not a multiple of the block, 16"),
         ("binary", {}, (4, 48), "48 inputs are not a multiple of the block, 32"),
-        ("cluster", {"rows": 3}, (4, 48), "4 rows are not a multiple of 3"),
+        ("cluster", {"rows": 3}, (4, 48), "4 rows are not a multiple of 3, the setting rows"),
         ("gptq", {}, (4, 48), "48 inputs are not a multiple of the block, 32"),
         ("awq", {}, (4, 48), "48 inputs are not a multiple of the block, 32"),
     ],

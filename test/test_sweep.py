@@ -223,7 +223,8 @@ def test_one_process_does_steps_and_tells_its_progress_until_one_fails(tmp_path,
 def test_an_interrupted_process_may_clear_up(tmp_path, monkeypatch):
     half = tmp_path / "half"
     program = (
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         f"half = pathlib.Path({str(half)!r})\n"
         "half.touch()\n"
         "try:\n"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
+import signal
 import sys
+import threading
 
 from quant_llm_ros import __version__
 from quant_llm_ros.cli import (
@@ -61,12 +64,33 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _TerminatedError(BaseException):
+    """A signal asked the program to end."""
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM end the program as Ctrl-C does, through all that clears up."""
+
+    def end(number: int, frame: object) -> None:
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Returns:
         0; 1 where something was wrong with a file or the input, said on standard error; 130 when
-        interrupted.
+        interrupted, 143 when terminated: both remove what is half written.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -75,7 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if cpus:
             check_cpus(cpus, arguments.threads)
             keep_process_to(cpus)
-        return int(arguments.run(arguments))
+        with _ending_in_order():
+            return int(arguments.run(arguments))
+    except _TerminatedError:
+        print("quant_llm: terminated", file=sys.stderr)
+        return 143
     except QuantLlmError as error:
         print(f"quant_llm: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,13 @@ from quant_llm_ros.quantize.tensors import BoundQuantizer, Quantizer
 TARGETS = ("ort", "tensorrt", "tensorrt-jp6")
 KEEP = "none"  # the method that leaves a weight in FP32
 
+_KINDS: Mapping[type, str] = {
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+    dict: "a mapping",
+}
+
 _T = TypeVar("_T")
 
 
@@ -238,7 +245,7 @@ class _Fields:
             raise RecipeError(f"{self.file}: {self._prefix}{key} is missing")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise RecipeError(
-                f"{self.file}: {self._prefix}{key} is {value!r}, expected {kind.__name__}"
+                f"{self.file}: {self._prefix}{key} is {value!r}, expected {_KINDS[kind]}"
             )
         return value
 

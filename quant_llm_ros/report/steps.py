@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-import signal
 import subprocess
 import sys
 from types import TracebackType
@@ -106,7 +105,7 @@ class Steps:
         if process is None:
             return
         if interrupt:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.communicate(timeout=_CLEARING_S)

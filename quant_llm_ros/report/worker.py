@@ -11,6 +11,7 @@ from collections.abc import Callable
 import json
 import os
 from pathlib import Path
+import signal
 import sys
 from typing import Any, TextIO, TYPE_CHECKING
 
@@ -37,6 +38,8 @@ def work(build: Build) -> int:
     # What libraries print, C++ ones too, must not get between the lines that the parent reads.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Whoever asked for a step may take it back: what is half written is then removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for line in iter(sys.stdin.readline, ""):
             job = json.loads(line)

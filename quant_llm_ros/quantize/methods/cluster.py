@@ -73,7 +73,10 @@ class ClusterQuantizer:
         out, width = values.shape
         rows = self.rows or out
         if out % rows:
-            raise ValueError(f"{out} rows are not a multiple of {rows}")
+            raise ValueError(
+                f"its {out} rows are not a multiple of {rows}, the setting rows; 0 is for a "
+                "codebook per layer"
+            )
         counts = np.ones(width)
         if self.sensitivity and inputs is not None:
             diagonal = inputs.hessian.diagonal().numpy().astype(np.float64)

@@ -20,7 +20,7 @@ def check_bits(bits: object, allowed: Sequence[int]) -> None:
     Raises:
         ValueError: It is not among ``allowed``.
     """
-    if bits not in allowed or isinstance(bits, bool):
+    if bits not in allowed or not isinstance(bits, int) or isinstance(bits, bool):
         names = [str(number) for number in allowed]
         raise ValueError(f"bits must be {', '.join(names[:-1])} or {names[-1]}, not {bits!r}")
 
@@ -49,7 +49,11 @@ def in_blocks(weight: Tensor, block: int | str) -> Tensor:
         return weight.reshape(out, 1, inputs)
     assert isinstance(block, int)
     if inputs % block:
-        raise ValueError(f"{inputs} inputs are not a multiple of the block, {block}")
+        fitting = [str(size) for size in BLOCKS if not inputs % size]
+        raise ValueError(
+            f"{inputs} inputs are not a multiple of the block, {block}; "
+            f"{', '.join(fitting) or 'no block'} would do, or channel"
+        )
     return weight.reshape(out, -1, block)
 
 

@@ -80,8 +80,10 @@ class UniformQuantizer:
             raise ValueError(
                 "range signed is for symmetric grids: one with zero points uses all codes as it is"
             )
-        if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile must be from 50 to 100, not {self.percentile!r}")
+        if not isinstance(self.percentile, (int, float)) or not 50 < self.percentile <= 100:
+            raise ValueError(
+                f"percentile must be above 50 and at most 100, not {self.percentile!r}"
+            )
 
     def __call__(self, weight: Tensor, inputs: InputStatistics | None = None) -> QuantizedTensor:
         """Quantize a weight; what calibration learnt is not needed.
