@@ -238,7 +238,8 @@ LATENCY = Section(
     "From text to decision",
     (
         "The same {n} sentences, decided with more and more of what makes a decision fast, and by "
-        "other runtimes where they were measured. {said}",
+        "other runtimes where they were measured; where their decisions are not those of plain "
+        "decoding, it says so. {said}",
         "A token written one after the other costs a pass of the model each. Keeping the prompt, "
         "taking tokens that the grammar forces along for nothing, and checking a whole guessed "
         "answer at once leaves about one pass.",

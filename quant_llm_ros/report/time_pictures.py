@@ -37,6 +37,12 @@ def latencies(bench: Bench) -> Any:
             f"{row.p50_ms:.0f} ms", (row.p50_ms, place), (-7, 0), textcoords="offset points",
             va="center", ha="right", color=INK,
         )  # fmt: skip
+        if row.same is not None and row.same < 1:
+            axes.annotate(
+                f"{row.same:.0%} the same decisions", (row.p90_ms, place), (7, 0),
+                textcoords="offset points", va="center", color=MUTED, fontsize=FONT_PT - 1,
+                annotation_clip=False,
+            )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(min(r.p50_ms for r in rows) / 1.8, max(r.p90_ms for r in rows) * 1.15)
     _plain_ticks(axes.xaxis, *axes.get_xlim())
