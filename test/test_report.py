@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+import json
 from pathlib import Path
 import re
 
@@ -12,18 +13,51 @@ from tiny_models import build_tiny, make_folder
 
 from quant_llm_ros.errors import CheckpointError, DatasetError
 from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.report import text as words
 from quant_llm_ros.report.page import write_page
 from quant_llm_ros.report.samples import clusters, nearest_level, relative_error, uniform_levels
 from quant_llm_ros.report.sweep_pictures import points
-from quant_llm_ros.report.text import CONTENTS
+from quant_llm_ros.report.times import read_bench, read_growth
 from quant_llm_ros.report.training_log import read_log
 
 NAME = "<script>alert(1)</script>&"
+
+
+def contender(name: str, p50: float, p90: float, **more: float):
+    """A row of a run of the benchmark."""
+    return {"contender": name, "n": 10, "total_ms": {"p50": p50, "p90": p90}, **more}
+
+
+def point(at: float, p50: float, p90: float | None = None):
+    """A point of a curve."""
+    return {"at": at, "total_ms": {"p50": p50} | ({} if p90 is None else {"p90": p90})}
+
+
 SENSITIVITIES = {
     "groups": ["model.embed_tokens.weight", "model.layers.0.mlp.*"],
     "choices": [{"method": "uniform", "bits": 4}, {"method": "uniform", "bits": 8}],
     "effects": [[{"kl_nats": 0.1}, {"kl_nats": 0.001}], [{"kl_nats": 0.2}, {"kl_nats": 0.002}]],
 }
+
+
+BENCH = {
+    "contenders": [
+        contender("ours, everything off", 400, 600),
+        contender("ours, as served", 40, 80, pass_ms_1=8.0, pass_ms_32=32.0, floor_ms=2.0),
+        contender(NAME, 60, 90, pass_ms_1=7.0, pass_ms_32=40.0, same_decisions=5),
+        contender("the slow one", 200, 300),
+    ]
+}
+GROWTH = {
+    "skills": [point(10, 40.0, 60.0), point(500, 160.0, 240.0), {"at": 1000, "total_ms": {}}],
+    "places": [point(10_000, 50.0, 60.0)],
+    "models": [point(136.0, 30.0), point(1075.0, 180.0)],
+}
+
+
+def document(path: Path, content) -> Path:
+    path.write_text(json.dumps(content))
+    return path
 
 
 def row(
@@ -122,21 +156,24 @@ def test_the_whole_page(tiny, tmp_path):
         sweep(*rows),
         logs=[read_log(f"QAT={log}")],
         sensitivities=SENSITIVITIES,
+        bench=read_bench(str(document(tmp_path / "bench.json", BENCH))),
+        growth=read_growth(str(document(tmp_path / "growth.json", GROWTH))),
     )
     page = Page(text)
     assert page.fetched == []
-    assert {about.name for about in CONTENTS} <= set(page.ids)
+    names = {about.name for about in vars(words).values() if isinstance(about, words.Section)}
+    assert names <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     assert "script" not in page.tags
     assert "url(http" not in text
-    assert text.count("<svg") == 10
+    assert text.count("<svg") == 13
     assert 'class="absent"' not in text
     assert "prefers-color-scheme:dark" in text
     # Every colour of a picture is a variable of the page, so that it has a dark form.
     assert not re.findall(r"(?:fill|stroke): #", text)
     pictures = sorted(path.stem for path in (tmp_path / "png").iterdir())
     without = {"confusion", "table"}
-    assert pictures == sorted({about.name for about in CONTENTS} - without)
+    assert pictures == sorted(names - without)
     for path in (tmp_path / "png").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -146,6 +183,7 @@ def test_what_was_not_given_is_said(tiny, tmp_path):
     assert "Not given. `quant_llm search --sensitivities" in text
     assert "Not given. Give what `quant_llm finetune` printed" in text
     assert "No sensor. The machine of the sweep has no energy sensor" in text
+    assert not {"latency", "passes", "growth"} & set(Page(text).ids)  # nothing is missing there
 
 
 def test_a_sweep_in_which_all_failed(tiny, tmp_path):
@@ -238,3 +276,58 @@ def test_training_logs(tmp_path, text, steps, losses, rounding):
 def test_wrong_training_logs(argument, says):
     with pytest.raises(DatasetError, match=says):
         read_log(argument)
+
+
+def test_what_the_page_says_about_times(tmp_path):
+    """A sentence for each picture, with the figures that it shows."""
+    bench = read_bench(str(document(tmp_path / "bench.json", BENCH)))
+    assert bench.served.name == "ours, as served"
+    assert bench.said() == (
+        "As served, half of the sentences are decided within 40 ms and nine in ten within 80 ms; "
+        "with everything off, it takes 400 ms, 10.0 times as long. The fastest of the other "
+        f"runtimes, {NAME}, takes 60 ms, 1.5 times as long."
+    )
+    assert bench.passes_said() == (
+        "As served, 32 tokens take 32 ms and a single one 8.0 ms: 4.0 times as long for 32 times "
+        "as many. Only to read the weights once takes 2.0 ms; the pass over a single one takes "
+        "4.0 times that."
+    )
+    assert [one.same for one in bench.contenders] == [None, None, 0.5, None]
+    skills, places, models = read_growth(str(document(tmp_path / "growth.json", GROWTH)))
+    assert skills.said() == "skills from 10 to 500: 40 to 160 ms, 4.0 times as long"
+    assert places.said() == "10,000 known places: 50 ms"
+    assert models.said() == "million weights from 136 to 1,075: 30 to 180 ms, 6.0 times as long"
+    assert (skills.p90_ms, models.p90_ms) == ((60.0, 240.0), ())
+
+
+def test_a_run_of_one_contender_without_passes(tiny, tmp_path):
+    only = {"contenders": [contender("ours, as served", 40, 80)]}
+    bench = read_bench(str(document(tmp_path / "bench.json", only)))
+    text = write(tiny, tmp_path, sweep(), bench=bench)
+    assert "within 40 ms and nine in ten within 80 ms.</p>" in text
+    assert {"latency"} == {"latency", "passes", "growth"} & set(Page(text).ids)
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "says"),
+    [
+        (read_bench, None, "No such file"),
+        (read_bench, "{", "is not what `quant_llm bench --output` writes"),
+        (read_bench, GROWTH, "is not what `quant_llm bench --output` writes: KeyError"),
+        (read_bench, {"contenders": []}, "IndexError"),
+        (read_bench, {"contenders": [contender("x", 1, 2)]}, "no measurement of this package"),
+        (read_bench, {"contenders": [contender("ours", 0, 2)]}, "0 is not a number above zero"),
+        (read_growth, BENCH, "is not what `quant_llm growth --output` writes: KeyError"),
+        (read_growth, [], "AttributeError"),
+        (read_growth, {"skills": [{"at": 1, "total_ms": {}}]}, "no point was measured"),
+        (read_growth, {"skills": [point(1, float("nan"))]}, "nan is not a number above zero"),
+        (read_growth, {"skills": [5]}, "TypeError"),
+    ],
+)
+def test_wrong_files_of_times(tmp_path, read, content, says):
+    file = tmp_path / "file.json"
+    if content is not None:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DatasetError, match=says) as caught:
+        read(str(file))
+    assert str(file) in str(caught.value)

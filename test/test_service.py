@@ -102,6 +102,26 @@ def test_commands_are_answered_in_order(service, listener):
     assert [command.id for command in commands] == listener.order == [1, 2, 3]
 
 
+def test_it_learns_after_the_answer(engine, tokenizer, listener, caplog):
+    """Nobody waits for what the drafter learns, and what goes wrong there costs no command."""
+    understander = Understander(engine, tokenizer, SKILLS, drafts=False)
+    answered_before = []
+
+    def learn(sentence, answer, before):
+        answered_before.append(len(listener.decisions))
+        raise ZeroDivisionError("a mistake")
+
+    understander.answerer.learn = learn
+    service = CommandService(understander, listener)
+    for number in (1, 2):
+        service.submit("go home")
+        assert listener.wait(number) == [Status.ACCEPTED] * number
+        wait_until(lambda number=number: len(answered_before) == number)
+    assert answered_before == [1, 2]
+    assert "nothing was learned from command 2" in caplog.text
+    assert service.close()
+
+
 def test_a_stop_overtakes_and_cancels(service, listener, engine):
     """A stop is answered before submit returns; running and waiting commands are cancelled."""
     engine.delay_s = 0.2

@@ -128,6 +128,25 @@ def test_drafts_change_the_passes_and_nothing_else(tokenizer, answer):
     assert other.forward_passes == 1  # it has learned what this model says to it
 
 
+def test_it_learns_when_the_decision_is_given(understander, engine, monkeypatch):
+    """Whoever passed it on says when; otherwise the next command waits for it. Each once."""
+    engine.answer = "dock()"
+    learned = []
+    monkeypatch.setattr(
+        understander.answerer, "learn", lambda sentence, answer, before: learned.append(sentence)
+    )
+    understander.understand("go home")
+    assert learned == []
+    understander.learn()
+    understander.learn()
+    assert learned == ["go home"]
+    understander.understand("go back home")
+    assert understander.understand("stop").status is Status.STOP
+    assert learned == ["go home", "go back home"]
+    understander.learn()
+    assert learned == ["go home", "go back home"]
+
+
 def test_the_prefix_goes_through_the_model_once(understander, engine):
     """A command costs its own tokens only, also after one that failed half-way."""
     engine.answer = "dock()"

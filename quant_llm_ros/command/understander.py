@@ -103,6 +103,7 @@ class Understander:
         self.self_test: SelfTestReport | None = None
         self.decided: reference_decisions.DecisionReport | None = None
         self.load_ms = 0.0
+        self._lesson: tuple[str, Answer, Sequence[Exchange]] | None = None
         self._stop_guard = StopGuard(skills)
         self._validator = Validator(skills)
         self.answerer = Answerer(
@@ -273,6 +274,7 @@ class Understander:
         """
         received_s = time.monotonic() if received_s is None else received_s
         clock = StageClock(received_s, on_stage)
+        self.learn()
         passes = 0
 
         def checkpoint() -> None:
@@ -318,8 +320,7 @@ class Understander:
         decided_by_model = answer is not None and outcome.status is not Status.ERROR
         latency_ms, total_ms = clock.finish()
         if answer is not None:
-            # Behind the decision's time: it serves the commands to come.
-            self.answerer.learn(self._cleaned(text), answer, before)
+            self._lesson = (self._cleaned(text), answer, before)
         return Decision(
             text=text,
             status=outcome.status,
@@ -332,6 +333,16 @@ class Understander:
             generated_tokens=answer.tokens if answer else 0,
             answer=answer.text if answer else "",
         )
+
+    def learn(self) -> None:
+        """Let the drafter learn from the last answer, for the commands to come.
+
+        Whoever has passed a decision on calls this; what was not learned by then, the next command
+        waits for, so that the same commands teach the same.
+        """
+        lesson, self._lesson = self._lesson, None
+        if lesson is not None:
+            self.answerer.learn(*lesson)
 
     def stop_decision(self, text: str, *, received_s: float) -> Decision:
         """Give the decision for a text for which ``is_stop`` holds; any thread may ask."""

@@ -41,7 +41,7 @@ def absent(what: str) -> str:
 
 
 def contents(sections: Sequence[Section]) -> str:
-    """List the sections."""
+    """List sections, in their order on the page."""
     items = "".join(
         f'<li><a href="#{about.name}">{html.escape(about.title)}</a></li>' for about in sections
     )

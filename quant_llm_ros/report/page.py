@@ -13,7 +13,7 @@ import numpy as np
 
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.quantize.recipe import Recipe
-from quant_llm_ros.report import sweep_pictures, text, weight_pictures
+from quant_llm_ros.report import sweep_pictures, text, time_pictures, weight_pictures
 from quant_llm_ros.report.html_parts import (
     absent,
     confusion_tables,
@@ -39,6 +39,7 @@ from quant_llm_ros.report.style import (
     variable,
 )
 from quant_llm_ros.report.sweep_pictures import Point, points
+from quant_llm_ros.report.times import Bench, Curve
 from quant_llm_ros.report.training_log import TrainingLog
 
 Progress = Callable[[str, float], None]
@@ -52,6 +53,7 @@ class Page:
         """Take the folder of the PNGs, which is made."""
         self._pictures = pictures
         pictures.mkdir(parents=True, exist_ok=True)
+        self.sections: list[text.Section] = []
         self.parts: list[str] = []
 
     def draw(self, about: text.Section, drawn: Any, **figures: Any) -> None:
@@ -61,6 +63,7 @@ class Page:
 
     def add(self, about: text.Section, content: str, **figures: Any) -> None:
         """Add a section with other content."""
+        self.sections.append(about)
         self.parts.append(section(about, content, **figures))
 
 
@@ -72,6 +75,8 @@ def write_page(
     *,
     logs: Sequence[TrainingLog] = (),
     sensitivities: Mapping[str, Any] | None = None,
+    bench: Bench | None = None,
+    growth: Sequence[Curve] = (),
     pictures: Path,
     progress: Progress,
 ) -> None:
@@ -84,6 +89,8 @@ def write_page(
         sweep: What ``quant_llm sweep`` wrote.
         logs: Of trainings.
         sensitivities: What ``quant_llm search --sensitivities`` wrote, or None.
+        bench: What ``quant_llm bench`` measured, or None.
+        growth: What ``quant_llm growth`` measured, or nothing.
         pictures: Folder of the PNGs.
         progress: Told about stages.
 
@@ -100,6 +107,9 @@ def write_page(
     _training_section(page, logs)
     progress("drawing", 0.8)
     _sweep_sections(page, bundle, sweep)
+    _time_sections(page, bench, growth)
+    found = points(sweep["rows"])
+    page.add(text.TABLE, rows_table(sweep["rows"], {point.name for point in found if point.best}))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(_document(page, bundle, sweep), encoding="utf-8")
     progress("done", 1.0)
@@ -168,7 +178,19 @@ def _sweep_sections(page: Page, bundle: Bundle, sweep: Mapping[str, Any]) -> Non
         page.add(text.CONFUSION, confusion_tables(shown), recipe=shown["name"])
     else:
         page.add(text.CONFUSION, absent("The sweep has no measured row."), recipe=bundle.name)
-    page.add(text.TABLE, rows_table(rows, {point.name for point in found if point.best}))
+
+
+def _time_sections(page: Page, bench: Bench | None, growth: Sequence[Curve]) -> None:
+    """Add what is there; the page is whole without it."""
+    if bench is not None:
+        page.draw(
+            text.LATENCY, time_pictures.latencies(bench), n=bench.sentences, said=bench.said()
+        )
+        if len(bench.served.passes_ms) > 1:
+            page.draw(text.PASSES, time_pictures.passes(bench), said=bench.passes_said())
+    if growth:
+        said = "; ".join(curve.said() for curve in growth)
+        page.draw(text.GROWTH, time_pictures.growth(growth), said=said)
 
 
 def _energy_section(page: Page, rows: Sequence[Mapping[str, Any]], found: Sequence[Point]) -> None:
@@ -209,7 +231,7 @@ def _document(page: Page, bundle: Bundle, sweep: Mapping[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{css()}:root{{{aliases}}}\n{sheet}</style></head>\n"
         f"<body><header><h1>{title}</h1>{introduction}"
-        f"{contents(text.CONTENTS)}</header>\n<main>\n"
+        f"{contents(page.sections)}</header>\n<main>\n"
         f"<section><h2>Words</h2>{glossary()}</section>\n{''.join(page.parts)}</main>\n"
         f"<footer>Made by {html.escape(bundle.generator)} from {html.escape(bundle.name)}, built "
         f"{html.escape(bundle.created)}, sha256 {bundle.sha256[:12]}….</footer>"

@@ -233,23 +233,47 @@ CONFUSION = Section(
     ),
 )
 
+LATENCY = Section(
+    "latency",
+    "From text to decision",
+    (
+        "The same {n} sentences, decided with more and more of what makes a decision fast, and by "
+        "other runtimes where they were measured; where their decisions are not those of plain "
+        "decoding, it says so. {said}",
+        "A token written one after the other costs a pass of the model each. Keeping the prompt, "
+        "taking tokens that the grammar forces along for nothing, and checking a whole guessed "
+        "answer at once leaves about one pass.",
+    ),
+    (
+        "Leviathan et al. 2023, «Fast Inference from Transformers via Speculative Decoding», "
+        "arXiv:2211.17192",
+    ),
+)
+
+PASSES = Section(
+    "passes",
+    "One pass, many tokens",
+    (
+        "What a pass of the model costs by the number of tokens that are new to it. {said} That "
+        "is why a guess that is checked in the same pass as the sentence is cheap.",
+    ),
+    (
+        "Williams et al. 2009, «Roofline: an insightful visual performance model», "
+        "Communications of the ACM 52(4)",
+    ),
+)
+
+GROWTH = Section(
+    "growth",
+    "How the time of a decision grows",
+    (
+        "With what a robot can do, knows, hears and serves, and with the size of its model; the "
+        "horizontal axes are logarithmic. Medians: {said}.",
+    ),
+)
+
 TABLE = Section(
     "table",
     "All recipes",
     ("What was measured, row by row. A dash means that nothing measured it.",),
-)
-
-CONTENTS = (
-    STAIRCASE,
-    GRANULARITY,
-    RANGES,
-    CLUSTERS,
-    ERRORS,
-    SENSITIVITY,
-    TRAINING,
-    ACCURACY,
-    FRONT,
-    ENERGY,
-    CONFUSION,
-    TABLE,
 )
