@@ -12,7 +12,9 @@ import mmap
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from quant_llm_ros.engine import tensorrt_plugins
 from quant_llm_ros.engine.tensorrt_cuda import CPU_PATH
+from quant_llm_ros.engine.tensorrt_plugins import Plugins
 from quant_llm_ros.errors import DeviceError, EngineError, EngineFileError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -95,6 +97,14 @@ class TensorRt:
                 f"{self.version}; build the bundle with config/recipes/tensorrt-jp6.yaml for "
                 f"TensorRT 10.3 and newer"
             )
+
+    def register(self, plugins: Plugins) -> None:
+        """Let TensorRT know plugins, before a graph that has them is built.
+
+        Raises:
+            EngineError: This TensorRT has no plugins of compiled kernels.
+        """
+        tensorrt_plugins.register(self._trt, self.module, self.version, plugins)
 
     # --- Building ---------------------------------------------------------------------------
 
