@@ -1,8 +1,8 @@
 """Makes PTX of Triton such that TensorRT can launch it.
 
 TensorRT launches a plugin's kernel with the addresses of its inputs, then whole numbers, then the
-addresses of its outputs. Triton 3.9 declares two more parameters behind its kernel's own, addresses
-of scratch memory, which nobody would fill.
+addresses of its outputs. Triton 3.9 declares two more parameters behind its kernel's own,
+addresses of scratch memory, which nobody would fill.
 """
 
 from __future__ import annotations

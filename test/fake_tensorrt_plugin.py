@@ -1,8 +1,8 @@
 """A pretended ``tensorrt.plugin``, and the plugins' meaning in operators of ONNX.
 
 What TensorRT asks of a definition is asked here too: names and types of its functions, types and
-layouts, the launch for real sizes, and a kernel that takes what it is going to be passed. The sizes
-are plain numbers; the real ones are expressions, which ``tools/tensorrt_plugins.py`` tries.
+layouts, the launch for real sizes, and a kernel that takes what it is going to be passed. The
+sizes are plain numbers; the real ones are expressions, which ``tools/tensorrt_plugins.py`` tries.
 """
 
 from __future__ import annotations
@@ -89,15 +89,15 @@ class SymIntExprs:  # noqa: D101
         self.values[index] = value
 
 
-def cdiv(first: int, second: int) -> int:  # noqa: D103
+def cdiv(first: int, second: int) -> int:
     return -(-first // second)
 
 
-def from_shape_expr(shape_expr: Any, dtype: Any) -> TensorDesc:  # noqa: D103
+def from_shape_expr(shape_expr: Any, dtype: Any) -> TensorDesc:
     return TensorDesc(shape_expr, dtype)
 
 
-def register(plugin_id: str, lazy_register: bool = False) -> Callable[..., Any]:  # noqa: D103
+def register(plugin_id: str, lazy_register: bool = False) -> Callable[..., Any]:
     def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
         namespace, name = plugin_id.split("::")
         if "." in namespace or "." in name:
@@ -115,11 +115,11 @@ def register(plugin_id: str, lazy_register: bool = False) -> Callable[..., Any]:
     return decorator
 
 
-def autotune(plugin_id: str) -> Callable[..., Any]:  # noqa: D103
+def autotune(plugin_id: str) -> Callable[..., Any]:
     return _second("autotune", plugin_id, ["outputs"])
 
 
-def aot_impl(plugin_id: str) -> Callable[..., Any]:  # noqa: D103
+def aot_impl(plugin_id: str) -> Callable[..., Any]:
     return _second("implement", plugin_id, ["outputs", "tactic"])
 
 

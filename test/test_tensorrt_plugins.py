@@ -43,7 +43,9 @@ def make_kernels(folder: Path, chips: Sequence[int] = (87,)) -> Path:
         for chip in chips:
             kinds = ["u64" if pointer else "u32" for pointer in definition.pointers]
             entry = ",\n".join(f"\t.param .{kind} p{i}" for i, kind in enumerate(kinds))
-            ptx = f".target sm_{chip}\n.visible .entry {name}(\n{entry}\n)\n.reqntid 128\n{{ret;}}\n"
+            ptx = (
+                f".target sm_{chip}\n.visible .entry {name}(\n{entry}\n)\n.reqntid 128\n{{ret;}}\n"
+            )
             (folder / f"{name}.{chip}").write_text(ptx)
             records.append(
                 {
@@ -107,11 +109,11 @@ def test_words_are_the_codes_in_the_order_of_the_kernel() -> None:
     bytes_ = words.view(np.uint8).reshape(5, 32)
     low, high = (bytes_ & 15), (bytes_ >> 4)
     read = np.stack([low, high], axis=2).reshape(5, 64).astype(np.int8)
-    assert (((read ^ 8) - 8).T == codes).all()
+    assert (codes == ((read ^ 8) - 8).T).all()
 
 
 def test_every_product_is_a_plugin(bundle: Bundle, tmp_path: Path) -> None:
-    """And the copy stands alone, with nothing of what it does not need; the bundle is unchanged."""
+    """And the copy stands alone, with nothing that it does not need; the bundle is unchanged."""
     folder = tmp_path / "graph"
     folder.mkdir()
     rewritten = with_plugins(bundle.file(MODEL), folder, "quant_llm_x")
@@ -179,10 +181,9 @@ def test_launches(
     grid: tuple[int, int],
     scalars: list[int],
 ) -> None:
-    plugins = Plugins.load(kernels, 87)
     trt = TensorRt.load()
-    trt.register(plugins)
-    trt.register(plugins)  # a second build in the same process
+    trt.load_plugins(kernels, 87)
+    plugins = trt.load_plugins(kernels, 87)  # a second build in the same process
     types = {"FP16": DataType.HALF, "FP32": DataType.FLOAT, "INT32": DataType.INT32}
     plugin = getattr(getattr(fake_tensorrt_plugin.op, plugins.namespace), name)
     inputs = [
@@ -295,8 +296,7 @@ def no_plugin_module(gpu: Gpu, kernels: Path) -> None:
 
 def unknown_to_the_parser(gpu: Gpu, kernels: Path) -> None:
     """As where TensorRT's parser looks in another registry."""
-    name = Plugins.load(kernels, 87).namespace
-    TensorRt.load().register(Plugins.load(kernels, 87))
+    name = TensorRt.load().load_plugins(kernels, 87).namespace
     delattr(getattr(fake_tensorrt_plugin.op, name), "gemv_w4a16")
 
 

@@ -130,8 +130,8 @@ def _rewrite(console: Console) -> Rewrite:
         from quant_llm_ros.quantize.graph_plugins import with_plugins
     except ModuleNotFoundError as error:
         raise EngineError(
-            f"--plugins needs the package {error.name!r}; install it on this computer: pip install "
-            f"onnx onnx-ir"
+            f"--plugins needs the package {error.name!r}; install it on this computer: "
+            f"pip install onnx onnx-ir"
         ) from error
 
     def rewrite(source: Path, folder: Path, namespace: str) -> Path:

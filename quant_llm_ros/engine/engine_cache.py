@@ -1,10 +1,10 @@
 """Compiled engines in the folder of their bundle: ``engines/<key>/engine.plan`` and its record.
 
 An engine fits one TensorRT version, one kind of GPU and one model, so these are its key, together
-with the plugins that are in it, if any. For each computer a bundle has one engine, the one that was
-built last: with plugins or without. It is not among the hashed files of the bundle, which stays the
-same on every computer. An engine appears whole or not at all, and what a killed build left behind
-is removed by the next one.
+with the plugins that are in it, if any. For each computer a bundle has one engine, the one that
+was built last: with plugins or without. It is not among the hashed files of the bundle, which
+stays the same on every computer. An engine appears whole or not at all, and what a killed build
+left behind is removed by the next one.
 """
 
 from __future__ import annotations

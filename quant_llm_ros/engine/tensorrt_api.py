@@ -98,13 +98,20 @@ class TensorRt:
                 f"TensorRT 10.3 and newer"
             )
 
-    def register(self, plugins: Plugins) -> None:
-        """Let TensorRT know plugins, before a graph that has them is built.
+    def load_plugins(self, folder: Path, sm: int) -> Plugins:
+        """Load kernels of our own and let TensorRT know them, before a graph has them.
+
+        Args:
+            folder: Output of ``kernels/compile.py``.
+            sm: Compute capability of the GPU.
 
         Raises:
-            EngineError: This TensorRT has no plugins of compiled kernels.
+            EngineError: This TensorRT has no plugins of compiled kernels, or they do not fit.
         """
-        tensorrt_plugins.register(self._trt, self.module, self.version, plugins)
+        module = tensorrt_plugins.plugin_module(self.module, self.version)
+        plugins = Plugins.load(folder, sm)
+        tensorrt_plugins.register(self._trt, module, plugins)
+        return plugins
 
     # --- Building ---------------------------------------------------------------------------
 

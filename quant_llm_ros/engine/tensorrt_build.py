@@ -173,12 +173,11 @@ class Build:
         try:
             if bundle.target != "tensorrt":
                 raise EngineError(
-                    f"{bundle.path} is built for {bundle.target}, whose TensorRT has no plugins of "
-                    f"compiled kernels; leave --plugins out, or build the bundle with "
+                    f"{bundle.path} is built for {bundle.target}, whose TensorRT has no plugins "
+                    f"of compiled kernels; leave --plugins out, or build the bundle with "
                     f"config/recipes/tensorrt.yaml"
                 )
-            self._plugins = Plugins.load(folder, self.key.sm)
-            self._trt.register(self._plugins)
+            self._plugins = self._trt.load_plugins(folder, self.key.sm)
         except EngineError:
             self.close()
             raise

@@ -200,30 +200,38 @@ def _kernel(folder: Path, name: str, entry: Mapping[str, Any]) -> Kernel:
     return Kernel(content.decode(), int(entry["threads"]), int(entry["shared_bytes"]), constants)
 
 
-def register(trt: Any, name: str, version: str, plugins: Plugins) -> None:
-    """Let TensorRT know the plugins, under their namespace.
+def plugin_module(name: str, version: str) -> Any:
+    """Import ``tensorrt.plugin``.
 
     Args:
-        trt: The imported module.
-        name: Its name.
+        name: The module of TensorRT that is in use.
         version: Its version.
-        plugins: May have been registered before.
 
     Raises:
         EngineError: This TensorRT has no plugins of compiled kernels.
     """
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    module = None
     if name == "tensorrt" and numbers >= OLDEST:
         try:
             module = importlib.import_module("tensorrt.plugin")
+            if hasattr(module, "aot_impl"):
+                return module
         except ImportError:
-            module = None
-    if module is None or not hasattr(module, "aot_impl"):
-        raise EngineError(
-            f"{name} {version} has no plugins of compiled kernels (tensorrt.plugin with "
-            f"aot_impl, TensorRT {OLDEST[0]}.{OLDEST[1]} or newer); leave --plugins out"
-        )
+            pass
+    raise EngineError(
+        f"{name} {version} has no plugins of compiled kernels (tensorrt.plugin with aot_impl, "
+        f"TensorRT {OLDEST[0]}.{OLDEST[1]} or newer); leave --plugins out"
+    )
+
+
+def register(trt: Any, module: Any, plugins: Plugins) -> None:
+    """Let TensorRT know the plugins, under their namespace.
+
+    Args:
+        trt: The imported module.
+        module: Its ``plugin`` module.
+        plugins: May have been registered before.
+    """
     if hasattr(module.op, plugins.namespace):
         return
     for kernel, definition in DEFINITIONS.items():
@@ -234,7 +242,7 @@ def register(trt: Any, name: str, version: str, plugins: Plugins) -> None:
 def _define(trt: Any, module: Any, identity: str, definition: Definition, kernel: Kernel) -> None:
     """Register one plugin: its outputs, its types, and its kernel.
 
-    TensorRT looks at the names and the annotations of the functions, which are therefore made here.
+    TensorRT looks at the names and the annotations of the functions, which are made here so.
     """
     name = identity.rpartition(":")[2]
     desc = module.TensorDesc
