@@ -91,7 +91,7 @@ def test_w4a16_on_the_weights_of_a_graph(kernel: Any, tmp_path: Path) -> None:
     shapes = [(1, *x.shape), words.shape, rows.shape]
     launch = DEFINITIONS["gemv_w4a16"].launch(shapes, module.CONSTANTS, lambda a, b: -(-a // b))
     y = torch.empty(launch.outputs[0][1:], dtype=torch.float16)
-    inputs = [torch.from_numpy(one) for one in (x, words.view(np.uint8), rows.copy())]
+    inputs = [torch.from_numpy(one) for one in (x, words.view(np.uint8).copy(), rows.copy())]
     module.gemv_w4a16[launch.grid](*inputs, *launch.scalars, y, **module.CONSTANTS)
     weights = codes * np.repeat(scales, 64, axis=0)
     assert gemv_error(y, weights.T, x) < FP16_STEP

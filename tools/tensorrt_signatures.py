@@ -42,6 +42,7 @@ FUNCTIONS = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
+_MARK = "--- members"
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _HEAD = """\
 # Names and parameters in the bindings of TensorRT and CUDA: tools/tensorrt_signatures.py.
@@ -139,9 +140,10 @@ def _inspect(wheel: Path, folder: Path, names: Sequence[str]) -> tuple[str, dict
     script = (
         f"import {module}, sys, yaml, tensorrt_signatures\n"
         f"{imports}"
+        f"print({_MARK!r})\n"
         f"names = {list(names)!r}\n"
         f"members = tensorrt_signatures.signatures(sys.modules[{module!r}], names)\n"
-        "print(yaml.safe_dump(members))"
+        "print(yaml.safe_dump(members))"  # behind what TensorRT prints itself
     )
     path = f"{folder}:{Path(__file__).parent}"
     done = subprocess.run(
@@ -151,7 +153,7 @@ def _inspect(wheel: Path, folder: Path, names: Sequence[str]) -> tuple[str, dict
         stdout=subprocess.PIPE,
         text=True,
     )
-    return f"{name.split('_')[0]} {version}", yaml.safe_load(done.stdout)
+    return f"{name.split('_')[0]} {version}", yaml.safe_load(done.stdout.rpartition(_MARK)[2])
 
 
 def make_libraries(folder: Path, major: str) -> None:
