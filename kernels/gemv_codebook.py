@@ -1,4 +1,4 @@
-"""Product of a clustered weight matrix with one FP16 vector.
+"""Product of a clustered weight matrix with an FP16 vector, or with several, one by one.
 
 A weight is the number of one of 16 values; every group of rows has its own 16. The values need not
 be evenly spaced, so they can lie where the weights are (Han et al., «Deep Compression», 2016,
@@ -26,20 +26,25 @@ def gemv_codebook(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Compute ``y[i] = sum_j books[i // ROWS_PER_BOOK, code[i, j]] * x[j]``, the sum in FP32.
+    """Compute ``y[t, i] = sum_j books[i // ROWS_PER_BOOK, code[i, j]] * x[t, j]``, in FP32.
+
+    The grid is (``ceil(n / BLOCK_N)``, tokens).
 
     Args:
-        x: FP16 ``[k]``.
+        x: FP16 ``[tokens, k]``.
         packed: Codes from 0 to 15, two in a byte, the first in its lower half, uint8
             ``[n, k / 2]``.
         books: FP16 ``[ceil(n / ROWS_PER_BOOK), 16]``; small enough to stay in the cache.
         n: Rows.
         k: Columns, even.
-        y: FP16 ``[n]``, written.
+        y: FP16 ``[tokens, n]``, written.
         ROWS_PER_BOOK: Rows that share a codebook.
         BLOCK_N: Rows of a program.
         BLOCK_K: Columns that a program reads at once, a power of two.
     """
+    token = tl.program_id(1).to(tl.int64)
+    x += token * k
+    y += token * n
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     bytes_of_row = k // 2
     book = books + (rows // ROWS_PER_BOOK * 16)[:, None]

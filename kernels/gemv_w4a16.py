@@ -1,7 +1,9 @@
-"""Product of a 4-bit weight matrix with one FP16 vector: what a step of decoding consists of.
+"""Product of a 4-bit weight matrix with an FP16 vector: what a step of decoding consists of.
 
 A step reads every weight once and does two operations with it, so it takes as long as the memory
 takes to deliver them. The kernel reads 4-bit codes and their scales and widens them in registers.
+Several vectors are so many products beside each other, each of which reads the weights: right, but
+slow for many.
 """
 
 from __future__ import annotations
@@ -32,20 +34,25 @@ def gemv_w4a16(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Compute ``y[i] = sum_j code[i, j] * scales[i, j // GROUP] * x[j]``, the sum in FP32.
+    """Compute ``y[t, i] = sum_j code[i, j] * scales[i, j // GROUP] * x[t, j]``, the sum in FP32.
+
+    The grid is (``ceil(n / BLOCK_N)``, tokens).
 
     Args:
-        x: FP16 ``[k]``.
+        x: FP16 ``[tokens, k]``.
         packed: Codes from -8 to 7 in two's complement, two in a byte, the first in its lower half,
             uint8 ``[n, k / 2]``.
         scales: FP16 ``[n, ceil(k / GROUP)]``.
         n: Rows.
         k: Columns, even.
-        y: FP16 ``[n]``, written.
+        y: FP16 ``[tokens, n]``, written.
         GROUP: Columns that share a scale, even.
         BLOCK_N: Rows of a program.
         BLOCK_K: Columns that a program reads at once, a power of two.
     """
+    token = tl.program_id(1).to(tl.int64)
+    x += token * k
+    y += token * n
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     bytes_of_row = k // 2
     groups = tl.cdiv(k, GROUP)

@@ -27,9 +27,11 @@ from fake_tensorrt_build import (
     OnnxParser,
     ParserError,
 )
+import fake_tensorrt_plugin as plugin
 from fake_tensorrt_run import ICudaEngine, IExecutionContext, Runtime
 from fake_tensorrt_types import (
     ComputeCapability,
+    DataType,
     ExecutionContextAllocationStrategy,
     IHostMemory,
     ILogger,
@@ -49,6 +51,7 @@ def fake_module(gpu: Gpu, version: str) -> types.SimpleNamespace:
     bound = {"gpu": gpu, "version": version}
     return types.SimpleNamespace(
         __version__=version,
+        DataType=DataType,
         Builder=type("Builder", (Builder,), bound),
         ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
         ILogger=ILogger,
@@ -71,6 +74,8 @@ def installed(
     with monkeypatch.context() as patch:
         for name in ("tensorrt", "tensorrt_rtx"):
             patch.setitem(sys.modules, name, trt if name == module else None)
+        patch.setitem(sys.modules, "tensorrt.plugin", plugin if module == "tensorrt" else None)
+        patch.setattr(plugin, "op", types.SimpleNamespace())
         patch.setitem(sys.modules, "cuda.bindings.runtime", CudaRuntime(gpu))
         yield gpu
 
@@ -78,7 +83,7 @@ def installed(
 def names() -> set[str]:
     """Names of all that is pretended here, as the real bindings must have them too."""
     trt = [
-        Builder, ExecutionContextAllocationStrategy, IBuilderConfig, ICudaEngine,
+        Builder, DataType, ExecutionContextAllocationStrategy, IBuilderConfig, ICudaEngine,
         IExecutionContext, IHostMemory, ILogger, INetworkDefinition, IOptimizationProfile,
         IProgressMonitor, ITensor, ITimingCache, MemoryPoolType, NetworkDefinitionCreationFlag,
         OnnxParser, ParserError, Runtime, TensorLocation,
@@ -93,6 +98,7 @@ def names() -> set[str]:
     made |= {"ILogger.__init__", "IProgressMonitor.__init__", "OnnxParser.num_errors"}
     made |= {"ITensor.name", *(f"ILogger.Severity.{one.name}" for one in Severity)}
     made |= {"IBuilderConfig.set_compute_capability", "IBuilderConfig.num_compute_capabilities"}
+    made |= {f"plugin.{name}" for name in plugin.NAMES}
     for kind in (*trt, *cuda):
         public = [name for name in vars(kind) if not name.startswith("_")]
         own = {"gpu", "version", "Severity"}

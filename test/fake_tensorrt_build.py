@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from fake_cuda import Gpu, RuleBroken
+import fake_tensorrt_plugin
 from fake_tensorrt_types import (
     IHostMemory,
     ILogger,
@@ -35,6 +37,7 @@ class INetworkDefinition:  # noqa: D101
         if flags != 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED:
             raise RuleBroken("the network is not strongly typed")
         self.path = ""
+        self.in_place = False
 
     @property
     def num_inputs(self) -> int:
@@ -45,35 +48,47 @@ class INetworkDefinition:  # noqa: D101
 
 
 class ParserError:  # noqa: D101
+    def __init__(self, description: str, operator: str = "Nothing", name: str = "") -> None:
+        self._said = description, operator, name
+
     def node(self) -> int:
         return 0
 
     def node_name(self) -> str:
-        return ""
+        return self._said[2]
 
     def node_operator(self) -> str:
-        return "Nothing"
+        return self._said[1]
 
     def desc(self) -> str:
-        return "the file is no graph"
+        return self._said[0]
 
 
 class OnnxParser:  # noqa: D101
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         self._network = network
-        self.num_errors = 0
+        self._errors: list[ParserError] = []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
 
     def parse_from_file(self, model: str) -> bool:
         try:
-            session(model)
-        except Exception:
-            self.num_errors = 1
+            path = fake_tensorrt_plugin.with_functions(model)
+            session(path)
+        except fake_tensorrt_plugin.UnknownPlugin as error:
+            self._errors = [ParserError(*error.args)]
             return False
-        self._network.path = model
+        except Exception:
+            self._errors = [ParserError("the file is no graph")]
+            return False
+        self._network.path = path
+        self._network.in_place = b"TensorScatter" in Path(model).read_bytes()
         return True
 
     def get_error(self, index: int) -> ParserError:
-        return ParserError()
+        return self._errors[index]
 
 
 class IOptimizationProfile:  # noqa: D101
@@ -168,6 +183,7 @@ class Builder:  # noqa: D101
             "version": self.version,
             "sm": self.gpu.sm,
             "graph": network.path,
+            "in_place": network.in_place,
             "profiles": [profile.shapes for profile in config.profiles],
         }
         return IHostMemory(MAGIC + json.dumps(content).encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from fake_cuda import ALIGNMENT, Gpu, POISON, RuleBroken
@@ -60,8 +59,7 @@ class ICudaEngine:  # noqa: D101
         self.taken: set[int] = set()
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = {value.name: value for value in self.session.get_outputs()}
-        graph = Path(plan["graph"]).read_bytes()
-        self.in_place = b"TensorScatter" in graph
+        self.in_place = plan["in_place"]
 
     @property
     def num_optimization_profiles(self) -> int:

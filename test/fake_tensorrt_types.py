@@ -40,6 +40,12 @@ class ExecutionContextAllocationStrategy(enum.IntEnum):  # noqa: D101
     USER_MANAGED = 2
 
 
+class DataType(enum.IntEnum):  # noqa: D101
+    FLOAT = 0
+    HALF = 1
+    INT32 = 3
+
+
 class TensorLocation(enum.IntEnum):  # noqa: D101
     DEVICE = 0
     HOST = 1

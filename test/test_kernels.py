@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -42,48 +43,75 @@ def packed(codes: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def gemv_error(y: Any, weights: NDArray[np.float64], x: NDArray[np.float16]) -> float:
-    """Largest error of a product, by the sum of what was added up."""
-    expected = weights @ x.astype(np.float64)
-    scale = np.abs(weights) @ np.abs(x.astype(np.float64))
+    """Largest error of products ``[tokens, n]``, by the sum of what was added up."""
+    expected = x.astype(np.float64) @ weights.T
+    scale = np.abs(x.astype(np.float64)) @ np.abs(weights).T
     return float((np.abs(y.numpy().astype(np.float64) - expected) / scale).max())
 
 
 # Multiples of the blocks, and everything beside them.
-SIZES = [(4, 64), (8, 512), (5, 130), (1, 2), (13, 576), (7, 1026)]
+SIZES = [(4, 64, 1), (8, 512, 2), (5, 130, 1), (1, 2, 3), (13, 576, 5), (7, 1026, 1)]
 
 
-@pytest.mark.parametrize(("n", "k"), SIZES)
-def test_w4a16(kernel: Any, n: int, k: int) -> None:
+@pytest.mark.parametrize(("n", "k", "tokens"), SIZES)
+def test_w4a16(kernel: Any, n: int, k: int, tokens: int) -> None:
     module = kernel("gemv_w4a16")
     random = np.random.default_rng(n + k)
     codes = random.integers(-8, 8, (n, k))
     group = module.CONSTANTS["GROUP"]
     scales = random.uniform(0.001, 0.1, (n, -(-k // group))).astype(np.float16)
-    x = random.normal(size=k).astype(np.float16)
-    y = torch.full((n + 1,), 7.0, dtype=torch.float16)
-    module.gemv_w4a16[(-(-n // module.CONSTANTS["BLOCK_N"]),)](
+    x = random.normal(size=(tokens, k)).astype(np.float16)
+    y = torch.full((tokens * n + 1,), 7.0, dtype=torch.float16)
+    module.gemv_w4a16[(-(-n // module.CONSTANTS["BLOCK_N"]), tokens)](
         *map(torch.from_numpy, (x, packed(codes), scales)), n, k, y, **module.CONSTANTS
     )
     weights = codes * np.repeat(scales.astype(np.float64), group, axis=1)[:, :k]
-    assert gemv_error(y[:n], weights, x) < FP16_STEP
-    assert y[n] == 7.0  # nothing is written behind the end
+    assert gemv_error(y[:-1].reshape(tokens, n), weights, x) < FP16_STEP
+    assert y[-1] == 7.0  # nothing is written behind the end
 
 
-@pytest.mark.parametrize(("n", "k"), [*SIZES, (35, 66)])
-def test_codebook(kernel: Any, n: int, k: int) -> None:
+def test_w4a16_on_the_weights_of_a_graph(kernel: Any, tmp_path: Path) -> None:
+    """What the graph with plugins holds, read as the plugin passes it, is the graph's product."""
+    import onnx_ir as ir
+    from target_graphs import exported
+
+    from quant_llm_ros.engine.tensorrt_plugins import DEFINITIONS
+    from quant_llm_ros.quantize.graph_plugins import with_plugins
+
+    module = kernel("gemv_w4a16")
+    source, _ = exported(tmp_path, "llama-int4", "tensorrt")
+    (tmp_path / "graph").mkdir()
+    rewritten = with_plugins(source, tmp_path / "graph", "quant_llm_x")
+    before, after = (ir.load(path).graph.initializers for path in (source, rewritten.path))
+    name = "model.layers.1.mlp.down_proj.weight"
+    codes = before[name].const_value.numpy().astype(np.float64)
+    scales = before[f"{name}.scales"].const_value.numpy().astype(np.float64)
+    words, rows = (after[f"{name}.{kind}"].const_value.numpy() for kind in ("words", "rows"))
+    x = np.random.default_rng(1).normal(size=(3, len(codes))).astype(np.float16)
+    shapes = [(1, *x.shape), words.shape, rows.shape]
+    launch = DEFINITIONS["gemv_w4a16"].launch(shapes, module.CONSTANTS, lambda a, b: -(-a // b))
+    y = torch.empty(launch.outputs[0][1:], dtype=torch.float16)
+    inputs = [torch.from_numpy(one) for one in (x, words.view(np.uint8).copy(), rows.copy())]
+    module.gemv_w4a16[launch.grid](*inputs, *launch.scalars, y, **module.CONSTANTS)
+    weights = codes * np.repeat(scales, 64, axis=0)
+    assert gemv_error(y, weights.T, x) < FP16_STEP
+
+
+@pytest.mark.parametrize(("n", "k", "tokens"), [*SIZES, (35, 66, 2)])
+def test_codebook(kernel: Any, n: int, k: int, tokens: int) -> None:
     module = kernel("gemv_codebook")
     random = np.random.default_rng(n * k)
     rows = module.CONSTANTS["ROWS_PER_BOOK"]
     codes = random.integers(0, 16, (n, k))
     books = random.normal(size=(-(-n // rows), 16)).astype(np.float16)
-    x = random.normal(size=k).astype(np.float16)
-    y = torch.full((n + 1,), 7.0, dtype=torch.float16)
-    module.gemv_codebook[(-(-n // module.CONSTANTS["BLOCK_N"]),)](
+    x = random.normal(size=(tokens, k)).astype(np.float16)
+    y = torch.full((tokens * n + 1,), 7.0, dtype=torch.float16)
+    module.gemv_codebook[(-(-n // module.CONSTANTS["BLOCK_N"]), tokens)](
         *map(torch.from_numpy, (x, packed(codes), books)), n, k, y, **module.CONSTANTS
     )
     weights = books.astype(np.float64)[np.arange(n)[:, None] // rows, codes]
-    assert gemv_error(y[:n], weights, x) < FP16_STEP
-    assert y[n] == 7.0
+    assert gemv_error(y[:-1].reshape(tokens, n), weights, x) < FP16_STEP
+    assert y[-1] == 7.0
 
 
 def masked_argmax(
@@ -156,6 +184,20 @@ def test_compiled(repository: Path, tmp_path: Path) -> None:
         assert report["spill_bytes"] == 0, report
         assert report["registers"] <= 128, report  # 512 threads on a multiprocessor or more
         assert report["shared_bytes"] <= 16384, report
-    for path in (tmp_path / "cubins").iterdir():
-        assert path.read_bytes()[:4] == b"\x7fELF"
-    assert len(list((tmp_path / "cubins").iterdir())) == 16
+    cubins = list((tmp_path / "cubins").glob("*.cubin"))
+    assert len(cubins) == 16
+    assert all(path.read_bytes()[:4] == b"\x7fELF" for path in cubins)
+    # What TensorRT gets: exactly the parameters that it passes, and nothing of this computer.
+    from quant_llm_ros.engine.tensorrt_plugins import DEFINITIONS, Plugins
+
+    for chip in (87, 89, 110, 120):
+        kernels = Plugins.load(tmp_path / "cubins", chip).kernels
+        for name, definition in DEFINITIONS.items():
+            ptx = kernels[name].ptx
+            (entry,) = re.findall(r"\.entry (\w+)\((.*?)\)", ptx, re.DOTALL)
+            kinds = re.findall(r"\.param \.(u\d+)", entry[1])
+            assert entry[0] == name
+            assert kinds == ["u64" if one else "u32" for one in definition.pointers]
+            assert f".target sm_{chip}" in ptx
+            assert f".reqntid {kernels[name].threads}\n" in ptx
+            assert str(repository) not in ptx

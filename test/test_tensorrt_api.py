@@ -16,13 +16,15 @@ from typing import Any
 
 import fake_cuda
 import fake_tensorrt
+import fake_tensorrt_plugin
 import pytest
 import yaml
 
 RECORDED = Path(__file__).parent / "data" / "tensorrt_signatures.yaml"
 TABLE: Mapping[str, Mapping[str, list[str]]] = yaml.safe_load(RECORDED.read_text())
 # What the engine does without where it is missing.
-SINCE = {"ICudaEngine.get_aliased_input_tensor": (10, 15)}
+SINCE: dict[str, tuple[int, int]] = {"ICudaEngine.get_aliased_input_tensor": (10, 15)}
+SINCE |= {f"plugin.{name}": (10, 9) for name in fake_tensorrt_plugin.NAMES}
 ONLY_RTX = {
     "ComputeCapability.SM86",
     "IBuilderConfig.num_compute_capabilities",
@@ -112,6 +114,8 @@ def test_installed_bindings(module: str, repository: Path, monkeypatch: Any) -> 
     names = [name for name in NAMES if name.startswith("cuda") == is_cuda]
     if module == "tensorrt":
         names = [name for name in names if name not in {*ONLY_RTX, *SINCE}]
+    else:  # TensorRT for RTX has no plugins
+        names = [name for name in names if not name.startswith("plugin.")]
     found = tensorrt_signatures.signatures(real, names)
     problems = [problem(name, found.get(name)) for name in names]
     assert [one for one in problems if one] == []

@@ -1,6 +1,7 @@
 """Serve a bundle for TensorRT on the pretended GPU of the tests, and let it prove itself there.
 
     python tools/pretended_gpu.py bundles/tensorrt
+    python tools/pretended_gpu.py bundles/tensorrt --plugins build/kernels
 
 The engine's own code runs, against bindings that keep the rules of the real ones and compute the
 graph on the CPU: memory, order of the stream, CUDA graphs, drafts and decisions are tried with the
@@ -21,10 +22,18 @@ import pytest
 
 from quant_llm_ros.command.proof import prove
 from quant_llm_ros.engine.bundle import Bundle
-from quant_llm_ros.engine.tensorrt_build import Build, BuildOptions
+from quant_llm_ros.engine.tensorrt_build import Build, BuildOptions, PluginOptions
 from quant_llm_ros.engine.verdict import plain
+from quant_llm_ros.quantize.graph_plugins import with_plugins
 
 TESTS = Path(__file__).resolve().parents[1] / "test"
+
+
+def rewrite(source: Path, folder: Path, namespace: str) -> Path:
+    """Put plugins into a graph, and say how many."""
+    rewritten = with_plugins(source, folder, namespace)
+    print(rewritten)
+    return rewritten.path
 
 
 def main() -> int:
@@ -35,7 +44,9 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description="Prove a bundle on a pretended GPU.")
     parser.add_argument("bundle", type=Path)
-    path = parser.parse_args().bundle
+    parser.add_argument("--plugins", type=Path, help="output of kernels/compile.py: with plugins")
+    arguments = parser.parse_args()
+    path, kernels = arguments.bundle, arguments.plugins
     sys.path.insert(0, str(TESTS))
     pretended = importlib.import_module("fake_tensorrt")
     with (
@@ -45,7 +56,8 @@ def main() -> int:
     ):
         # A copy: nobody may take the pretended engine for a real one.
         bundle = Bundle.load(shutil.copytree(path, Path(folder) / "bundle"))
-        build = Build(bundle, BuildOptions())
+        plugins = None if kernels is None else PluginOptions(kernels, rewrite)
+        build = Build(bundle, BuildOptions(plugins=plugins))
         build.run(lambda *_: True)
         build.close()
         verdict = prove(bundle)

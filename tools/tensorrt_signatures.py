@@ -42,6 +42,7 @@ FUNCTIONS = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
+_MARK = "--- members"
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _HEAD = """\
 # Names and parameters in the bindings of TensorRT and CUDA: tools/tensorrt_signatures.py.
@@ -76,6 +77,9 @@ def signatures(module: Any, names: Sequence[str]) -> dict[str, list[str]]:
             continue
         if isinstance(member, int):
             found[name] = [str(int(member))]
+        elif inspect.isfunction(member):  # tensorrt.plugin is written in Python
+            parameters = inspect.signature(member).parameters
+            found[name] = [" ".join(one for one in parameters if one != "self")]
         elif name.startswith("cuda"):
             found[name] = [" ".join(inspect.signature(member).parameters)]
         else:
@@ -121,16 +125,25 @@ def _inspect(wheel: Path, folder: Path, names: Sequence[str]) -> tuple[str, dict
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     name, version = wheel.name.split("-")[:2]
+    imports = ""
     if name.startswith("cuda"):
         module = "cuda.bindings.runtime"
     else:
         module = "tensorrt_bindings"
-        _make_libraries(folder, version.split(".")[0])
+        imports = (
+            "import importlib.util, tensorrt_bindings\n"
+            "sys.modules['tensorrt'] = tensorrt_bindings\n"
+            "if importlib.util.find_spec('tensorrt_bindings.plugin'):\n"
+            "    import tensorrt_bindings.plugin\n"
+        )
+        make_libraries(folder, version.split(".")[0])
     script = (
         f"import {module}, sys, yaml, tensorrt_signatures\n"
+        f"{imports}"
+        f"print({_MARK!r})\n"
         f"names = {list(names)!r}\n"
         f"members = tensorrt_signatures.signatures(sys.modules[{module!r}], names)\n"
-        "print(yaml.safe_dump(members))"
+        "print(yaml.safe_dump(members))"  # behind what TensorRT prints itself
     )
     path = f"{folder}:{Path(__file__).parent}"
     done = subprocess.run(
@@ -140,10 +153,10 @@ def _inspect(wheel: Path, folder: Path, names: Sequence[str]) -> tuple[str, dict
         stdout=subprocess.PIPE,
         text=True,
     )
-    return f"{name.split('_')[0]} {version}", yaml.safe_load(done.stdout)
+    return f"{name.split('_')[0]} {version}", yaml.safe_load(done.stdout.rpartition(_MARK)[2])
 
 
-def _make_libraries(folder: Path, major: str) -> None:
+def make_libraries(folder: Path, major: str) -> None:
     """Make libraries that have what the bindings ask for while they are imported."""
     source = folder / "stub.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 import contextlib
+from pathlib import Path
 import signal
 import threading
 from typing import Any
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.engine.engine_cache import StoredEngine
 from quant_llm_ros.engine.tensorrt_api import MODULES
-from quant_llm_ros.engine.tensorrt_build import Build, BuildOptions
+from quant_llm_ros.engine.tensorrt_build import Build, BuildOptions, PluginOptions, Rewrite
 from quant_llm_ros.errors import DeviceMemoryError, EngineError
 
 
@@ -62,6 +63,15 @@ def add_parser(subcommands: Any) -> None:
         help="memory that a kernel may use, MiB (default: %(default)s)",
     )
     parser.add_argument(
+        "--plugins",
+        metavar="FOLDER",
+        type=Path,
+        help=(
+            "let this project's own kernel do the INT4 products: the output of "
+            "kernels/compile.py (default: TensorRT's kernels; the speed of ours is not measured)"
+        ),
+    )
+    parser.add_argument(
         "--force",
         action="store_true",
         help="compile even if there is an engine already, or if the memory may not suffice",
@@ -72,14 +82,19 @@ def add_parser(subcommands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compile a bundle."""
     bundle = Bundle.load(arguments.bundle)
+    console = Console()
     options = BuildOptions(
         runtime=arguments.runtime,
         capability=arguments.capability,
         prompt_tokens=arguments.prompt_tokens,
         draft_tokens=arguments.draft_tokens,
         workspace_mib=arguments.workspace_mib,
+        plugins=(
+            None
+            if arguments.plugins is None
+            else PluginOptions(arguments.plugins, _rewrite(console))
+        ),
     )
-    console = Console()
     with contextlib.closing(Build(bundle, options)) as build:
         console.print(f"{bundle.path}: {build.title} for {build.gpu}", highlight=False)
         existing = None if arguments.force else build.existing()
@@ -102,6 +117,29 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = stored.figures["build_seconds"]
     console.print(f"took {seconds:.0f} s, most memory in use: {peaks}", highlight=False)
     return 0
+
+
+def _rewrite(console: Console) -> Rewrite:
+    """Give what puts plugins into a graph.
+
+    Raises:
+        EngineError: The onnx library is missing.
+    """
+    try:
+        # onnx is an extra: a robot that only serves bundles lacks it.
+        from quant_llm_ros.quantize.graph_plugins import with_plugins
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"--plugins needs the package {error.name!r}; install it on this computer: "
+            f"pip install onnx onnx-ir"
+        ) from error
+
+    def rewrite(source: Path, folder: Path, namespace: str) -> Path:
+        rewritten = with_plugins(source, folder, namespace)
+        console.print(str(rewritten), highlight=False)
+        return rewritten.path
+
+    return rewrite
 
 
 def _run(build: Build, console: Console) -> StoredEngine:

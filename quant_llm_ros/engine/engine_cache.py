@@ -1,8 +1,10 @@
 """Compiled engines in the folder of their bundle: ``engines/<key>/engine.plan`` and its record.
 
-An engine fits one TensorRT version, one kind of GPU and one model, so these three are its key. It
-is not among the hashed files of the bundle, which stays the same on every computer. An engine
-appears whole or not at all, and what a killed build left behind is removed by the next one.
+An engine fits one TensorRT version, one kind of GPU and one model, so these are its key, together
+with the plugins that are in it, if any. For each computer a bundle has one engine, the one that
+was built last: with plugins or without. It is not among the hashed files of the bundle, which
+stays the same on every computer. An engine appears whole or not at all, and what a killed build
+left behind is removed by the next one.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ PLAN = "engine.plan"
 RECORD = "engine.yaml"
 FORMAT_VERSION = 1
 _PART = ".part-"
+PART_GRAPH = f"{_PART}graph"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +43,20 @@ class EngineKey:
         version: Full version of it.
         sm: Compute capability of the GPU as a number: 87 for 8.7.
         model_sha256: Hash of the graph and its weights.
+        plugins: Digest of the plugins in it; empty without.
     """
 
     runtime: str
     version: str
     sm: int
     model_sha256: str
+    plugins: str = ""
 
     @property
     def folder(self) -> str:
         """Name of the engine's folder."""
-        return f"{self.runtime}-{self.version}-sm{self.sm}-{self.model_sha256[:12]}"
+        plugins = f"-plugins-{self.plugins[:12]}" if self.plugins else ""
+        return f"{self.runtime}-{self.version}-sm{self.sm}-{self.model_sha256[:12]}{plugins}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +122,23 @@ def find(bundle: Bundle, key: EngineKey) -> StoredEngine:
     return stored
 
 
+def variants(bundle: Bundle, key: EngineKey) -> list[EngineKey]:
+    """Keys of the engines that differ from a key in nothing but the plugins, those without first.
+
+    Args:
+        bundle: Where to look.
+        key: What the engines are made for, its plugins aside.
+    """
+    plain = dataclasses.replace(key, plugins="")
+    found = []
+    for path in sorted((bundle.path / FOLDER).glob(f"{plain.folder}*")):
+        with contextlib.suppress(EngineFileError):
+            other = read(path).key
+            if dataclasses.replace(other, plugins="") == plain and other.folder == path.name:
+                found.append(other)
+    return found
+
+
 def read(path: Path) -> StoredEngine:
     """Read the record of an engine, without looking at the plan.
 
@@ -135,6 +158,7 @@ def read(path: Path) -> StoredEngine:
                 version=str(key["version"]),
                 sm=int(key["sm"]),
                 model_sha256=str(key["model_sha256"]),
+                plugins=str(key.get("plugins", "")),
             ),
             profiles=tuple(
                 {str(name): _three(sizes) for name, sizes in profile.items()}
@@ -198,6 +222,9 @@ def store(
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         part.rename(path)
+        for other in variants(bundle, key):
+            if other != key:
+                shutil.rmtree(folder / other.folder)
         sweep(bundle)
     except OSError as error:
         raise EngineFileError(
@@ -276,6 +303,7 @@ def _others(bundle: Bundle, key: EngineKey) -> str:
                 ("TensorRT", other.version, key.version),
                 ("GPU", f"SM{other.sm}", f"SM{key.sm}"),
                 ("model", other.model_sha256[:12], key.model_sha256[:12]),
+                ("plugins", other.plugins[:12] or "none", key.plugins[:12] or "none"),
             )
             if theirs != ours
         ]

@@ -12,7 +12,9 @@ import mmap
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from quant_llm_ros.engine import tensorrt_plugins
 from quant_llm_ros.engine.tensorrt_cuda import CPU_PATH
+from quant_llm_ros.engine.tensorrt_plugins import Plugins
 from quant_llm_ros.errors import DeviceError, EngineError, EngineFileError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -95,6 +97,21 @@ class TensorRt:
                 f"{self.version}; build the bundle with config/recipes/tensorrt-jp6.yaml for "
                 f"TensorRT 10.3 and newer"
             )
+
+    def load_plugins(self, folder: Path, sm: int) -> Plugins:
+        """Load kernels of our own and let TensorRT know them, before a graph has them.
+
+        Args:
+            folder: Output of ``kernels/compile.py``.
+            sm: Compute capability of the GPU.
+
+        Raises:
+            EngineError: This TensorRT has no plugins of compiled kernels, or they do not fit.
+        """
+        module = tensorrt_plugins.plugin_module(self.module, self.version)
+        plugins = Plugins.load(folder, sm)
+        tensorrt_plugins.register(self._trt, module, plugins)
+        return plugins
 
     # --- Building ---------------------------------------------------------------------------
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 from pathlib import Path
 import resource
+import shutil
 import threading
 import time
+from typing import TypeAlias
 
 from quant_llm_ros.engine import engine_cache
 from quant_llm_ros.engine.bundle import Bundle, MODEL, MODEL_DATA
 from quant_llm_ros.engine.engine_cache import EngineKey, StoredEngine
 from quant_llm_ros.engine.tensorrt_api import Profile, Step, TensorRt
 from quant_llm_ros.engine.tensorrt_cuda import Cuda
+from quant_llm_ros.engine.tensorrt_plugins import Plugins
 from quant_llm_ros.errors import DeviceError, DeviceMemoryError, EngineError, EngineFileError
 
 _MEBIBYTE = 2**20
@@ -21,6 +25,23 @@ _MEBIBYTE = 2**20
 # weights, 1219 MiB for 192 MiB, so 5 times the weights. TensorRT itself loads more libraries.
 _LIBRARIES_BYTES = 700 * _MEBIBYTE
 _COPIES = 5
+
+Rewrite: TypeAlias = Callable[[Path, Path, str], Path]
+"""Writes a graph with plugins into a folder: source, folder, TensorRT's namespace of the plugins;
+gives its file. ``quantize.graph_plugins`` has it, which needs the onnx library."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PluginOptions:
+    """Which kernels of our own become part of an engine.
+
+    Attributes:
+        folder: Output of ``kernels/compile.py``.
+        rewrite: Puts them into a graph.
+    """
+
+    folder: Path
+    rewrite: Rewrite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +55,7 @@ class BuildOptions:
         prompt_tokens: Most new tokens of a pass; longer prompts take several.
         draft_tokens: Most tokens of a short pass, as when a draft is verified.
         workspace_mib: Memory that a kernel may use, MiB; what needs more is not tried.
+        plugins: Kernels of our own; None for an engine of TensorRT's.
     """
 
     runtime: str = "auto"
@@ -41,6 +63,7 @@ class BuildOptions:
     prompt_tokens: int = 128
     draft_tokens: int = 16
     workspace_mib: int = 512
+    plugins: PluginOptions | None = None
 
 
 def decoder_profiles(*, prompt: int, drafts: int) -> tuple[Profile, ...]:
@@ -131,11 +154,56 @@ class Build:
             sm, self.gpu = int(options.capability[2:]), options.capability
         self.title = trt.title
         self.key = EngineKey(trt.module, trt.version, sm, engine_cache.model_sha256(bundle))
+        self._plugins: Plugins | None = None
+        if options.plugins is not None:
+            self._use_plugins(options.plugins.folder)
         self.profiles = decoder_profiles(
             prompt=min(options.prompt_tokens, bundle.model.context_length),
             drafts=options.draft_tokens,
         )
         self.estimate = self._estimate()
+
+    def _use_plugins(self, folder: Path) -> None:
+        """Load plugins and let TensorRT know them.
+
+        Raises:
+            EngineError: The graph is for a TensorRT without such, or they do not fit.
+        """
+        bundle = self._bundle
+        try:
+            if bundle.target != "tensorrt":
+                raise EngineError(
+                    f"{bundle.path} is built for {bundle.target}, whose TensorRT has no plugins "
+                    f"of compiled kernels; leave --plugins out, or build the bundle with "
+                    f"config/recipes/tensorrt.yaml"
+                )
+            self._plugins = self._trt.load_plugins(folder, self.key.sm)
+        except EngineError:
+            self.close()
+            raise
+        self.key = dataclasses.replace(self.key, plugins=self._plugins.digest)
+        self.title += f" with plugins {self._plugins.digest[:12]}"
+
+    @contextlib.contextmanager
+    def _graph(self) -> Iterator[Path]:
+        """Give the graph to compile, a passing copy of the bundle's where plugins go into it."""
+        source = self._bundle.file(MODEL)
+        if self._options.plugins is None or self._plugins is None:
+            yield source
+            return
+        folder = self._bundle.path / engine_cache.FOLDER / engine_cache.PART_GRAPH
+        try:
+            try:
+                folder.mkdir()
+                graph = self._options.plugins.rewrite(source, folder, self._plugins.namespace)
+            except OSError as error:
+                raise EngineFileError(
+                    f"cannot write the graph with plugins to {folder}: {error.strerror or error}; "
+                    f"make room or give yourself the right to write there"
+                ) from error
+            yield graph
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def existing(self) -> StoredEngine | None:
         """Give the engine that is there already, whole and with the same sizes; None without."""
@@ -165,14 +233,15 @@ class Build:
         with engine_cache.locked(self._bundle):
             cache = engine_cache.timing_cache(self._bundle, self.key)
             try:
-                plan, measured = self._trt.build(
-                    self._bundle.file(MODEL),
-                    self.profiles,
-                    workspace_mib=self._options.workspace_mib,
-                    timing_cache=cache.read_bytes() if cache.is_file() else b"",
-                    capability=self._options.capability,
-                    progress=watch.step,
-                )
+                with self._graph() as graph:
+                    plan, measured = self._trt.build(
+                        graph,
+                        self.profiles,
+                        workspace_mib=self._options.workspace_mib,
+                        timing_cache=cache.read_bytes() if cache.is_file() else b"",
+                        capability=self._options.capability,
+                        progress=watch.step,
+                    )
             except (MemoryError, EngineError) as error:
                 if isinstance(error, MemoryError) or "memory" in str(error).lower():
                     raise DeviceMemoryError(

@@ -102,6 +102,10 @@ class TensorRtEngine:
         engine = cls(bundle, trt, cuda)
         try:
             key = EngineKey(trt.module, trt.version, cuda.sm, engine_cache.model_sha256(bundle))
+            key = next(iter(engine_cache.variants(bundle, key)), key)
+            if key.plugins:
+                title = f"{trt.title} with plugins {key.plugins[:12]}"
+                engine.info = dataclasses.replace(engine.info, runtime=title)
             engine._load(engine_cache.find(bundle, key))
         except BaseException as error:
             engine.close()
