@@ -27,7 +27,14 @@ from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.selftest import self_test
 from quant_llm_ros.engine.tensorrt_api import TensorRt
 from quant_llm_ros.engine.tensorrt_engine import TensorRtEngine
-from quant_llm_ros.engine.tensorrt_plugins import DEFINITIONS, FORMAT_VERSION, Plugins, RECORD
+from quant_llm_ros.engine.tensorrt_plugins import (
+    DEFINITIONS,
+    FORMAT_VERSION,
+    plugin_module,
+    Plugins,
+    RECORD,
+)
+from quant_llm_ros.errors import EngineError
 from quant_llm_ros.quantize.graph_plugins import packed_words, with_plugins
 from quant_llm_ros.quantize.graph_run import HALF_LIMIT
 
@@ -333,6 +340,14 @@ def test_what_can_be_wrong(
     assert re.search(message, said), said
     assert not list((bundle.path / FOLDER).glob("*"))
     assert gpu.held == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("tensorrt", "10.8.0.43"), ("tensorrt_rtx", "1.7.1.116")]
+)
+def test_versions_without_such_plugins(gpu: Gpu, name: str, version: str) -> None:
+    with pytest.raises(EngineError, match=rf"{name} {version} has no plugins .*10\.9 or newer"):
+        plugin_module(name, version)
 
 
 @pytest.mark.parametrize(

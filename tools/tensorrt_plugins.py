@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import importlib
 import math
 import os
 from pathlib import Path
@@ -24,8 +25,6 @@ import tempfile
 import types
 from typing import Any
 import zipfile
-
-import tensorrt_signatures
 
 from quant_llm_ros.engine import tensorrt_plugins
 from quant_llm_ros.engine.tensorrt_plugins import DEFINITIONS, Plugins
@@ -205,7 +204,7 @@ def main() -> int:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(name)
             major = wheel.name.split("-")[1].split(".")[0]
-            tensorrt_signatures.make_libraries(Path(name), major)
+            importlib.import_module("tensorrt_signatures").make_libraries(Path(name), major)
             paths = [name, os.environ.get("PYTHONPATH", "")]
             status |= subprocess.run(
                 [sys.executable, __file__, "--kernels", arguments.kernels],

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import inspect
 from pathlib import Path
+import types
 from typing import Any, TypeAlias
 
 import yaml
@@ -145,7 +146,7 @@ class Plugins:
 
     @property
     def namespace(self) -> str:
-        """TensorRT's name for this set: a graph that names it cannot get other kernels."""
+        """The set's name in TensorRT: a graph that names it cannot get other kernels."""
         return f"quant_llm_{self.digest[:12]}"
 
     @classmethod
@@ -247,8 +248,7 @@ def _define(trt: Any, module: Any, identity: str, definition: Definition, kernel
     name = identity.rpartition(":")[2]
     desc = module.TensorDesc
     inputs = dict.fromkeys(definition.inputs, desc)
-    given = tuple[desc]  # type: ignore[valid-type]
-    types = {"FP16": trt.DataType.HALF, "FP32": trt.DataType.FLOAT, "INT32": trt.DataType.INT32}
+    kinds = {"FP16": trt.DataType.HALF, "FP32": trt.DataType.FLOAT, "INT32": trt.DataType.INT32}
 
     def launch(tensors: Sequence[Any]) -> Launch:
         shapes = [list(tensor.shape_expr) for tensor in tensors[: len(inputs)]]
@@ -257,13 +257,13 @@ def _define(trt: Any, module: Any, identity: str, definition: Definition, kernel
     def describe(*tensors: Any) -> Any:
         sizes = launch(tensors).outputs
         return tuple(
-            module.from_shape_expr(tuple(size), types[kind])
+            module.from_shape_expr(tuple(size), kinds[kind])
             for size, kind in zip(sizes, definition.outputs, strict=True)
         )
 
     def formats(*tensors: Any) -> Any:
-        kinds = ",".join([*definition.inputs.values(), *definition.outputs])
-        return [module.AutoTuneCombination(kinds, "LINEAR")]
+        all_kinds = ",".join([*definition.inputs.values(), *definition.outputs])
+        return [module.AutoTuneCombination(all_kinds, "LINEAR")]
 
     def implement(*tensors: Any) -> Any:
         started = launch(tensors)
@@ -276,10 +276,12 @@ def _define(trt: Any, module: Any, identity: str, definition: Definition, kernel
             scalars[i] = module.SymInt32(value)
         return name, kernel.ptx, parameters, scalars
 
-    returned = tuple[(desc,) * len(definition.outputs)]  # type: ignore[misc]
-    combinations = list[module.AutoTuneCombination]  # type: ignore[name-defined]
-    compiled = tuple[str, str, module.KernelLaunchParams, module.SymIntExprs]  # type: ignore[name-defined]
-    more = {"outputs": given}
+    # Types of what is imported when it is known: no annotations to mypy.
+    returned = types.GenericAlias(tuple, (desc,) * len(definition.outputs))
+    combinations = types.GenericAlias(list, (module.AutoTuneCombination,))
+    parts = (str, str, module.KernelLaunchParams, module.SymIntExprs)
+    compiled = types.GenericAlias(tuple, parts)
+    more = {"outputs": types.GenericAlias(tuple, (desc,))}
     module.register(identity)(_typed(describe, inputs, returned))
     module.autotune(identity)(_typed(formats, {**inputs, **more}, combinations))
     module.aot_impl(identity)(_typed(implement, {**inputs, **more, "tactic": int}, compiled))
