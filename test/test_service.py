@@ -117,9 +117,9 @@ def test_it_learns_after_the_answer(engine, tokenizer, listener, caplog):
         service.submit("go home")
         assert listener.wait(number) == [Status.ACCEPTED] * number
         wait_until(lambda number=number: len(answered_before) == number)
+    assert service.close()
     assert answered_before == [1, 2]
     assert "nothing was learned from command 2" in caplog.text
-    assert service.close()
 
 
 def test_a_stop_overtakes_and_cancels(service, listener, engine):
