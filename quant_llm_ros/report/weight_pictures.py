@@ -104,6 +104,7 @@ def ranges(samples: Samples) -> Any:
     axes.axhline(widest, color=ORANGE, linewidth=1.2)
     axes.set_yscale("log")
     axes.set_ylim(samples.ranges.min() * 0.6, widest * 2.2)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.annotate(
         "one range for all tokens must reach the widest", (count - 0.5, widest), (0, 4),
         textcoords="offset points", color=ORANGE, ha="right",
