@@ -95,7 +95,7 @@ def test_wrong_weight(weight: torch.Tensor, message: str) -> None:
         ({"bits": "4"}, "bits must be .* not '4'"),
         ({"block": 33}, "block must be"),
         ({"block": 0}, "block must be"),
-        ({"range": "max"}, "range must be minmax, percentile or mse"),
+        ({"range": "max"}, "range must be minmax, percentile, mse or signed"),
         ({"symmetric": 1}, "symmetric must be true or false"),
     ],
 )

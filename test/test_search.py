@@ -11,7 +11,7 @@ import pytest
 from tiny_models import make_folder, recipe_text, SKILLS
 import yaml
 
-from quant_llm_ros.cli.building import build
+from quant_llm_ros.cli.building import Builder
 from quant_llm_ros.errors import EngineError, QuantLlmError, RecipeError
 from quant_llm_ros.quantize.build import build_bundle
 from quant_llm_ros.quantize.recipe import Recipe
@@ -49,7 +49,7 @@ def run(recipe: Recipe, budget: str, trials: int = 12, storage: Storage | None =
     settings = {
         "trials": trials,
         "storage": storage or Storage(seed=1),
-        "device": Device(build, SKILLS, threads=1),
+        "device": Device(Builder(), SKILLS, threads=1),
         "progress": lambda what, done, total: None,
         **changes,
     }
