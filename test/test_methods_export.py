@@ -240,6 +240,7 @@ def test_nvfp4_for_tensorrt(tmp_path: Path) -> None:
         tmp_path, {"method": "floating", "type": "nvfp4"}, "tensorrt"
     )
     assert left == 0
+    assert lint(path, "tensorrt") == []
     onnx.checker.check_model(path, full_check=True)
     graph = onnx.load(path).graph
     arrays = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}

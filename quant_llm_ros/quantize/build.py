@@ -45,8 +45,8 @@ _CHECKED_PROMPTS = 4
 EXACT_LIMIT = 1e-4  # FP32 against FP32 of the same weights: what is left is rounding
 # Where the inputs of layers are rounded, a sum in another order may end on the next code, and the
 # error of one code, 1/127 of a token's largest input or 1/16 of an E4M3 number, goes through the
-# layers behind it.
-ROUNDED_INPUTS_LIMIT = 0.2
+# layers behind it: up to 0.25 in the default model's (int8_smoothquant, one range for all tokens).
+ROUNDED_INPUTS_LIMIT = 0.4
 
 
 def build_bundle(

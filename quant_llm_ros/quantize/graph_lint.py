@@ -283,10 +283,18 @@ def _block_size(graph: _Graph, rule: Mapping[str, Any]) -> Broken:
 
 
 def _constant_input(graph: _Graph, rule: Mapping[str, Any]) -> Broken:
-    """Inputs of an operator are constants."""
+    """Inputs of an operator are constants; for some types also what a node makes of constants."""
+    made_by = {node.output[0]: node for node in graph.nodes if node.output}
     for node in graph.those(rule):
+        maker_type = rule.get("or_from", {}).get(graph.types.get(node.input[0]))
         for name, value in graph.named_inputs(node, rule["inputs"]):
-            if value not in graph.constants:
+            maker = made_by.get(value)
+            from_constants = (
+                maker is not None
+                and maker.op_type == maker_type
+                and all(given in graph.constants for given in maker.input)
+            )
+            if value not in graph.constants and not from_constants:
                 yield node, f"{name} is computed"
 
 
