@@ -78,7 +78,13 @@ def build(recipe: Path, bundle: Path, limit_bytes: int | None = None) -> dict[st
             resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
     prepare: Callable[[], None] = limit
-    job = {"step": "build", "recipe": str(recipe), "bundle": str(bundle), "skills": str(SKILLS)}
+    job = {
+        "step": "build",
+        "recipe": str(recipe),
+        "bundle": str(bundle),
+        "skills": str(SKILLS),
+        "log": str(bundle.with_suffix(".log")),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "quant_llm_ros.cli.sweep_step"],
         input=json.dumps(job),
