@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 import torch
 from torch import nn, Tensor
 import yaml
 
-from quant_llm_ros.errors import RecipeError
+from quant_llm_ros.errors import CheckpointError, RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.training.qat import (
@@ -22,7 +23,7 @@ from quant_llm_ros.training.qat import (
     recipe_for_training,
     round_once,
 )
-from quant_llm_ros.training.rounding import lora_layers
+from quant_llm_ros.training.rounding import lora_layers, plain_layers
 from quant_llm_ros.training.settings import FinetuneSettings
 
 LSQ: dict[str, Any] = {"method": "learned", "bits": 2, "block": 32, "range": "mse"}
@@ -35,11 +36,11 @@ class Tiny(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.first = nn.Linear(64, 64, bias=False)
-        self.second = nn.Linear(64, 64, bias=False)
+        self.up_proj = nn.Linear(64, 64, bias=False)
+        self.down_proj = nn.Linear(64, 64, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(x)))
+        return self.down_proj(torch.tanh(self.up_proj(x)))
 
 
 def recipe(folder: Path, quantize: dict[str, Any]) -> Recipe:
@@ -50,10 +51,23 @@ def recipe(folder: Path, quantize: dict[str, Any]) -> Recipe:
 
 
 def adapted() -> Any:
-    config = peft.LoraConfig(r=16, lora_alpha=32, target_modules=["first", "second"])
+    config = peft.LoraConfig(r=16, lora_alpha=32, target_modules=["up_proj", "down_proj"])
     return peft.get_peft_model(Tiny(), config)
 
 
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Give the weights that the layers have, by name, with what an adapter adds to them."""
+    adapted_layers: dict[str, Any] = lora_layers(model)
+    with torch.no_grad():
+        if not adapted_layers:
+            return {name: layer.weight.clone() for name, layer in plain_layers(model).items()}
+        return {
+            name: layer.base_layer.weight + layer.get_delta_weight("default")
+            for name, layer in adapted_layers.items()
+        }
+
+
+@pytest.mark.parametrize("train", ["adapter", "weights"])
 @pytest.mark.parametrize(
     ("method", "quantize", "rate", "share"),
     [
@@ -65,10 +79,12 @@ def adapted() -> Any:
     ],
 )
 def test_training_brings_the_rounded_model_back(
-    tmp_path: Path, method: str, quantize: dict[str, Any], rate: float, share: float
+    tmp_path: Path, method: str, quantize: dict[str, Any], rate: float, share: float, train: str
 ) -> None:
     """The answers of the unquantized model are learnt, and the recipe gives the trained model."""
-    teacher, model = Tiny(), adapted()
+    teacher, model = Tiny(), adapted() if train == "adapter" else Tiny()
+    if train == "weights" and method == "ste":
+        rate = 3e-4  # weights near the middle between two codes swing at a higher one
     chosen = recipe_for_training(recipe(tmp_path, quantize), method)
     simulation = make_simulation(method, model, chosen)
     x = torch.randn(256, 64, generator=torch.Generator().manual_seed(2))
@@ -78,7 +94,8 @@ def test_training_brings_the_rounded_model_back(
     simulation.refresh()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(
-        [{"params": weights}, {"params": simulation.parameters(), "lr": 1e-3}], lr=rate
+        [{"params": weights}, {"params": list(simulation.parameters().values()), "lr": 1e-3}],
+        lr=rate,
     )
     losses = []
     for _ in range(120):
@@ -93,11 +110,10 @@ def test_training_brings_the_rounded_model_back(
     steps = {"steps": "steps.safetensors"} if method == "lsq" else {}
     final = recipe(tmp_path, {**quantize, **steps})
     built = Tiny()
-    for name, layer in lora_layers(model).items():
-        merged = layer.base_layer.weight.data + layer.get_delta_weight("default")
+    for name, weight in trained_weights(model).items():
         quantizer = final.quantizer(name)
         assert quantizer is not None
-        built.get_parameter(name).data = quantizer(merged.detach()).dequantize()
+        built.get_parameter(name).data = quantizer(weight).dequantize()
     with torch.no_grad():
         torch.testing.assert_close(built(x), model(x), rtol=1e-3, atol=1e-4)
 
@@ -130,13 +146,13 @@ def test_frozen_weights_are_rounded_once(tmp_path: Path) -> None:
     model, quantize = Tiny(), {"method": "uniform", "bits": 4, "block": 32}
     chosen = recipe(tmp_path, quantize)
     round_once(model, chosen)
-    quantizer = chosen.quantizer("first.weight")
+    quantizer = chosen.quantizer("up_proj.weight")
     assert quantizer is not None
-    again = quantizer(model.first.weight.data).dequantize()
-    torch.testing.assert_close(again, model.first.weight.data)
+    again = quantizer(model.up_proj.weight.data).dequantize()
+    torch.testing.assert_close(again, model.up_proj.weight.data)
     simulation = make_simulation("frozen", model, chosen)
     simulation.refresh()
-    assert simulation.parameters() == []
+    assert simulation.parameters() == {}
 
 
 def test_distillation_is_a_divergence() -> None:
@@ -149,27 +165,27 @@ def test_distillation_is_a_divergence() -> None:
 def test_signed_steps_keep_their_sign(tmp_path: Path) -> None:
     settings = {**LSQ, "range": "signed"}
     make_simulation("lsq", adapted(), recipe(tmp_path, settings)).save(tmp_path)
-    steps = load_file(tmp_path / "steps.safetensors")["first.weight"]
+    steps = load_file(tmp_path / "steps.safetensors")["up_proj.weight"]
     assert 0.3 < float((steps < 0).float().mean()) < 0.7
 
 
 def test_learned_steps_are_written_positive(tmp_path: Path) -> None:
     simulation = make_simulation("lsq", adapted(), recipe(tmp_path, LSQ))
-    simulation.parameters()[0].data.neg_()
+    simulation.parameters()["up_proj.weight"].data.neg_()
     simulation.save(tmp_path)
     steps = load_file(tmp_path / "steps.safetensors")
-    assert sorted(steps) == ["first.weight", "second.weight"]
+    assert sorted(steps) == ["down_proj.weight", "up_proj.weight"]
     assert all(bool((tensor > 0).all()) for tensor in steps.values())
 
 
 def test_a_recipe_may_name_steps_that_are_not_there_yet(tmp_path: Path) -> None:
     chosen = recipe(tmp_path, {**LSQ, "steps": "not_yet.safetensors"})
     weight = torch.randn(4, 64)
-    quantizer = recipe_for_training(chosen, "lsq").quantizer("first.weight")
+    quantizer = recipe_for_training(chosen, "lsq").quantizer("up_proj.weight")
     assert quantizer is not None
     assert quantizer(weight).bits == 2
     with pytest.raises(ValueError, match="cannot be read"):
-        chosen.quantizer("first.weight")(weight)  # type: ignore[misc]
+        chosen.quantizer("up_proj.weight")(weight)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +206,9 @@ def test_what_cannot_be_trained(
     ("text", "says"),
     [
         ("{recipe: r.yaml, method: lsqq}", "unknown method 'lsqq'; did you mean 'lsq'?"),
+        ("{recipe: r.yaml, train: weight}", "unknown train 'weight'; did you mean 'weights'?"),
+        ("{recipe: r.yaml, layerwise: 2}", "layerwise needs method ste or lsq, not rounding"),
+        ("{recipe: r.yaml, train: weights}", "train: weights needs method ste or lsq"),
         ("{recipe: r.yaml, distill: 2}", "distill must be between 0 and 1"),
         ("{recipe: r.yaml, distill: 1, method: ste}", ""),
     ],
@@ -204,21 +223,50 @@ def test_settings(tmp_path: Path, text: str, says: str) -> None:
         FinetuneSettings.load(path)
 
 
+def save_whole(folder: Path, weight: Tensor) -> Path:
+    """Write a weight that was trained whole, as peft writes modules_to_save."""
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "modules_to_save": ["up_proj"]}
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    name = "base_model.model.up_proj.weight"
+    save_file({name: weight.half()}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_weights_that_were_trained_whole(tmp_path: Path) -> None:
+    """They take the place of the checkpoint's, in float32, and other weights stay."""
+    weight = torch.randn(64, 64)
+    adapter = Adapter.load(save_whole(tmp_path / "adapter", weight))
+    merged = adapter.merge("up_proj.weight", torch.zeros(64, 64))
+    torch.testing.assert_close(merged, weight.half().float())
+    assert merged.dtype == torch.float32
+    other = torch.zeros(64, 64)
+    assert adapter.merge("down_proj.weight", other) is other
+    with pytest.raises(CheckpointError, match="it was trained for another model"):
+        adapter.merge("up_proj.weight", torch.zeros(32, 64))
+
+
 def test_adapters_on_top_of_each_other_are_their_sum(tmp_path: Path) -> None:
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(4))
     folders, expected = [], weight
     for rank, name in ((4, "one"), (2, "other")):
-        config = peft.LoraConfig(r=rank, lora_alpha=16, target_modules=["first", "second"])
+        config = peft.LoraConfig(r=rank, lora_alpha=16, target_modules=["up_proj", "down_proj"])
         model = peft.get_peft_model(Tiny(), config)
         for key, parameter in model.named_parameters():
             if "lora_B" in key:
                 nn.init.normal_(parameter, std=0.1)
         folders.append(tmp_path / name)
         model.save_pretrained(folders[-1])
-        expected = Adapter.load(folders[-1]).merge("first.weight", expected)
+        expected = Adapter.load(folders[-1]).merge("up_proj.weight", expected)
+    whole = save_whole(tmp_path / "whole", torch.full((64, 64), 2.0))
+    replaced = Adapter.load_all([folders[0], whole, folders[1]])
+    assert replaced is not None
+    assert replaced.names == {"up_proj.weight", "down_proj.weight"}
+    last = Adapter.load(folders[1]).merge("up_proj.weight", torch.full((64, 64), 2.0))
+    torch.testing.assert_close(replaced.merge("up_proj.weight", weight), last)
     both = Adapter.load_all(folders)
     assert both is not None
-    torch.testing.assert_close(both.merge("first.weight", weight), expected)
+    torch.testing.assert_close(both.merge("up_proj.weight", weight), expected)
     alone = Adapter.load(folders[0])
     assert both.sha256 != alone.sha256
     single = Adapter.load_all(folders[:1])

@@ -14,8 +14,11 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.errors import CheckpointError, RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
+from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.training.averaging import average_adapters
+from quant_llm_ros.training.layerwise import train_layers
 from quant_llm_ros.training.packing import pack, use_packed_attention
+from quant_llm_ros.training.qat import make_simulation
 from quant_llm_ros.training.settings import FinetuneSettings
 
 
@@ -72,7 +75,6 @@ def test_rounding_keeps_the_merged_weight_on_the_grid(tmp_path):
     """After a refresh the frozen part and the update add up to the quantized weight."""
     import peft
 
-    from quant_llm_ros.quantize.recipe import Recipe
     from quant_llm_ros.training.rounding import lora_layers, Rounding
 
     recipe_path = tmp_path / "recipe.yaml"
@@ -97,6 +99,61 @@ def test_rounding_keeps_the_merged_weight_on_the_grid(tmp_path):
             update = layer.get_delta_weight("default")
             expected = recipe.quantizer(name)(before[name] + update).dequantize()
             torch.testing.assert_close(layer.base_layer.weight + update, expected)
+
+
+def test_layers_learn_one_by_one(tokenizer, tmp_path):
+    """Each learns to give what the unquantized model has at its place, and so does the whole."""
+    recipe_path = tmp_path / "recipe.yaml"
+    recipe_path.write_text(
+        "{name: t, checkpoint: {path: none.gguf}, context_length: 64, quantize: {method: learned, "
+        "bits: 2, block: 32, range: mse}}"
+    )
+    model = tiny_llama(tokenizer.vocab_size)
+    use_packed_attention(model)
+    prompt = Prompt(SkillRegistry.load(SKILLS_PATH), tokenizer, examples=False)
+    sentences = [["go to the hall", "hello"], ["dock", "what is there"]]
+    packs = [pack(prompt, tokenizer, [(s, "dock()", ()) for s in group]) for group in sentences]
+
+    def layers_give(pack_):
+        """Hidden states behind each layer, and the logits."""
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            result = model(
+                input_ids=pack_.tokens[None],
+                position_ids=pack_.positions[None],
+                pack=pack_,
+                output_hidden_states=True,
+            )
+        return [*result.hidden_states[1:-1], result.logits]
+
+    def error(got, wanted):
+        squares = (got - wanted).float().square().sum(-1) / wanted.float().square().sum(-1)
+        return float(squares.mean())
+
+    exact = [layers_give(p) for p in packs]
+    simulation = make_simulation("lsq", model, Recipe.load(recipe_path))
+    simulation.refresh()
+    rounded = [layers_give(p) for p in packs]
+    reports = []
+    train_layers(
+        model,
+        simulation,
+        packs,
+        passes=30,
+        learning_rate=1e-3,
+        seed=1,
+        device="cpu",
+        on_layer=reports.append,
+    )
+    trained = [layers_give(p) for p in packs]
+    assert [report.layer for report in reports] == [0, 1]
+    assert all(report.after < 0.8 * report.before for report in reports)
+    first = [sum(error(got[p][0], exact[p][0]) for p in (0, 1)) / 2 for got in (rounded, trained)]
+    assert reports[0].before == pytest.approx(first[0], rel=0.02)
+    assert reports[0].after == pytest.approx(first[1], rel=0.02)
+    for place in (0, 1):
+        assert error(trained[place][-1], exact[place][-1]) < 0.8 * error(
+            rounded[place][-1], exact[place][-1]
+        )
 
 
 def write_adapter(folder, tensors, **config):

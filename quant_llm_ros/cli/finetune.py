@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train an adapter."""
     try:
         from quant_llm_ros.training.finetune import Finetuner, Report
+        from quant_llm_ros.training.layerwise import LayerReport
     except ModuleNotFoundError as error:
         raise RecipeError(
             f"fine-tuning needs the package {error.name!r}; install the extra: "
@@ -105,6 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
             )
             bar.console.print(line, highlight=False)
 
-        trainer.train(lambda step: bar.update(task, completed=step), on_report)
+        def on_layer(report: LayerReport) -> None:
+            line = f"layer {report.layer}: error {report.before:.4f}, trained {report.after:.4f}"
+            bar.console.print(line, highlight=False)
+
+        trainer.train(lambda step: bar.update(task, completed=step), on_report, on_layer)
     print(f"{arguments.output}: adapter after {trainer.step} steps")
     return 0

@@ -1,7 +1,8 @@
-"""Low-rank adapters: reading one and merging it into a weight.
+"""Adapters: reading one and merging it into a weight.
 
 Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Language Models», section 4.1. The files are
 those that Hugging Face ``peft`` writes: ``adapter_config.json`` and ``adapter_model.safetensors``.
+They may hold weights that were trained whole, too (peft's ``modules_to_save``).
 """
 
 from __future__ import annotations
@@ -29,18 +30,25 @@ _UNUSUAL = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_f
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """A low-rank update of some weights.
+    """What training made of some weights: a low-rank update, or another weight in its place.
 
     Attributes:
         pairs: For each adapted weight, by its Hugging Face name, the matrices A ``[rank, in]`` and
             B ``[out, rank]``, float32.
         scale: Factor of the update.
         sha256: Hash of the file with the matrices.
+        whole: Weights that take the place of others, by name, ``[out, in]``.
     """
 
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     scale: float
     sha256: str
+    whole: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the weights that it changes."""
+        return {*self.pairs, *self.whole}
 
     @classmethod
     def load(cls, folder: Path) -> Adapter:
@@ -70,27 +78,30 @@ class Adapter:
         rank, alpha = config.get("r"), config.get("lora_alpha")
         if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
             raise CheckpointError(f"{folder / CONFIG}: r and lora_alpha must be numbers")
-        pairs = {}
-        for key, down in tensors.items():
+        pairs, whole = {}, {}
+        saved = config.get("modules_to_save") or ()
+        for key, tensor in tensors.items():
             name, part, _ = key.removeprefix(PREFIX).partition(".lora_A.weight")
-            if not part:
-                continue
-            up = tensors.get(f"{PREFIX}{name}.lora_B.weight")
-            if up is None or up.shape[1] != down.shape[0]:
-                raise CheckpointError(f"{folder / TENSORS}: {key} has no matching lora_B")
-            pairs[f"{name}.weight"] = (down.float(), up.float())
-        if 2 * len(pairs) != len(tensors):
+            if part:
+                up = tensors.get(f"{PREFIX}{name}.lora_B.weight")
+                if up is None or up.shape[1] != tensor.shape[0]:
+                    raise CheckpointError(f"{folder / TENSORS}: {key} has no matching lora_B")
+                pairs[f"{name}.weight"] = (tensor.float(), up.float())
+            elif name.removesuffix(".weight").endswith(tuple(saved)) and saved:
+                whole[name] = tensor
+        if 2 * len(pairs) + len(whole) != len(tensors):
             raise CheckpointError(
                 f"{folder / TENSORS}: has tensors that are not of a LoRA adapter"
             )
-        return cls(pairs, alpha / rank, hashlib.sha256(data).hexdigest())
+        return cls(pairs, alpha / rank, hashlib.sha256(data).hexdigest(), whole)
 
     @classmethod
     def load_all(cls, folders: Sequence[Path]) -> Adapter | None:
         """Read adapters that are trained one on top of the other, as a single one.
 
         Returns:
-            Their sum, with the scales in its matrices B; None for no adapters.
+            Their sum, with the scales in its matrices B; None for no adapters. A whole weight
+            replaces what the adapters before it say of it.
 
         Raises:
             CheckpointError: See :meth:`load`.
@@ -98,34 +109,47 @@ class Adapter:
         parts = [cls.load(folder) for folder in folders]
         if len(parts) < 2:
             return parts[0] if parts else None
-        pairs = {}
-        for name in dict.fromkeys(name for part in parts for name in part.pairs):
-            found = [(part.pairs[name], part.scale) for part in parts if name in part.pairs]
-            down = torch.cat([pair[0] for pair, _ in found])
-            up = torch.cat([pair[1] * scale for pair, scale in found], dim=1)
-            pairs[name] = (down, up)
+        pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        whole: dict[str, torch.Tensor] = {}
+        for part in parts:
+            for name, weight in part.whole.items():
+                whole[name] = weight
+                pairs.pop(name, None)
+            for name, (down, up) in part.pairs.items():
+                up = up * part.scale
+                if name in pairs:
+                    down = torch.cat((pairs[name][0], down))
+                    up = torch.cat((pairs[name][1], up), dim=1)
+                pairs[name] = (down, up)
         joined = "".join(part.sha256 for part in parts)
-        return cls(pairs, 1.0, hashlib.sha256(joined.encode()).hexdigest())
+        return cls(pairs, 1.0, hashlib.sha256(joined.encode()).hexdigest(), whole)
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Add the update of a weight, if it has one.
+        """Add the update of a weight, or put another in its place.
 
         Args:
             name: Hugging Face name of the weight.
             weight: ``[out, in]``, float32.
 
         Returns:
-            The sum in a new tensor, or ``weight`` itself.
+            The new weight in a tensor of its own, or ``weight`` itself.
 
         Raises:
             CheckpointError: The update has another shape.
         """
+        if name in self.whole:
+            self._check_shape(name, tuple(self.whole[name].shape), weight)
+            weight = self.whole[name].float()
         if name not in self.pairs:
             return weight
         down, up = self.pairs[name]
-        if (up.shape[0], down.shape[1]) != tuple(weight.shape):
-            raise CheckpointError(
-                f"the adapter changes {name} of shape {(up.shape[0], down.shape[1])}, but the "
-                f"checkpoint's is {tuple(weight.shape)}: it was trained for another model"
-            )
+        self._check_shape(name, (up.shape[0], down.shape[1]), weight)
         return weight + self.scale * (up @ down)
+
+    @staticmethod
+    def _check_shape(name: str, shape: tuple[int, ...], weight: torch.Tensor) -> None:
+        if shape != tuple(weight.shape):
+            raise CheckpointError(
+                f"the adapter changes {name} of shape {shape}, but the checkpoint's is "
+                f"{tuple(weight.shape)}: it was trained for another model"
+            )

@@ -153,10 +153,12 @@ def build_bundle(
             if change_of_graph is not None:
                 figures["export_relative_error"] = change_of_graph
                 figures["engine_relative_error"] = change_of_graph
+        if not (adapter and adapter.whole):
+            # Weights that were trained whole, to be rounded, are no model to compare with.
+            figures["kl_divergence_nats"] = change.kl_nats
+            figures["top1_agreement"] = change.top1_agreement
         size = sum(path.stat().st_size for path in folder.iterdir())
         figures |= {
-            "kl_divergence_nats": change.kl_nats,
-            "top1_agreement": change.top1_agreement,
             "bits_per_weight": weights.bits / parameters,
             "weights_without_kernel": without_kernel,
             "size_mb": size / 1e6,
@@ -177,9 +179,8 @@ def _loader(checkpoint: Checkpoint, adapter: Adapter | None) -> WeightLoader:
     Raises:
         CheckpointError: The adapter is of another model.
     """
-    unknown = set(adapter.pairs if adapter else ()) - set(
-        Decoder(checkpoint.config).matrix_names()
-    )
+    names = adapter.names if adapter else set()
+    unknown = names - set(Decoder(checkpoint.config).matrix_names())
     if unknown:
         raise CheckpointError(
             f"the adapter changes {min(unknown)}, which the checkpoint lacks: it was "
@@ -188,7 +189,7 @@ def _loader(checkpoint: Checkpoint, adapter: Adapter | None) -> WeightLoader:
 
     def load(decoder: Decoder, name: str) -> None:
         checkpoint.load(decoder, name)
-        if adapter and name in adapter.pairs:
+        if adapter and name in names:
             weight = decoder.get_parameter(name).data
             decoder.set_weight(name, adapter.merge(name, weight))
 

@@ -47,7 +47,7 @@ def write_gguf(recipe: Recipe, path: Path) -> None:
     decoder = checkpoint.decoder()
     adapter = Adapter.load_all(recipe.adapters)
     if adapter:
-        for name in adapter.pairs:
+        for name in adapter.names:
             decoder.set_weight(name, adapter.merge(name, decoder.get_parameter(name).data))
     config = checkpoint.config
     staged = path.with_suffix(".part")

@@ -72,7 +72,7 @@ class QuantizingSource:
             reference: Text whose logits :meth:`logits` will give; only with ``load``.
 
         Raises:
-            CheckpointError: The correction is of another model.
+            CheckpointError: The correction is of another model, or not low-rank.
         """
         self._decoder = decoder
         self._recipe = recipe
@@ -80,11 +80,16 @@ class QuantizingSource:
         self._correction = correction
         self._load = load
         self._reference = [reference] if reference else []
-        unknown = set(correction.pairs if correction else ()) - set(decoder.matrix_names())
+        unknown = (correction.names if correction else set()) - set(decoder.matrix_names())
         if unknown:
             raise CheckpointError(
                 f"the correction changes {min(unknown)}, which the checkpoint lacks: it was "
                 f"trained for another model"
+            )
+        if correction and correction.whole:
+            raise CheckpointError(
+                f"the correction replaces {min(correction.whole)}; what stays beside quantized "
+                "weights must be low-rank: name it under adapter"
             )
         self._calibrating: HiddenStates | None = None
         self._before: HiddenStates | None = None  # reference text through the unquantized layers

@@ -49,7 +49,7 @@ class Unquantized:
         decoder = checkpoint.decoder()
         adapter = Adapter.load_all(recipe.adapters)
         if adapter:
-            for name in adapter.pairs:
+            for name in adapter.names:
                 merged = adapter.merge(name, decoder.get_parameter(name).data)
                 decoder.set_weight(name, merged)
         prompts = [ids[: recipe.context_length] for ids in reference.prompts(checkpoint)]

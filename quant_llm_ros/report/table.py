@@ -121,8 +121,9 @@ def _legend(document: Mapping[str, Any]) -> list[str]:
         f"Accuracy on {', '.join(what['datasets'])}: *skills exact*, the right skills in the "
         "right order; *all exact*, also every argument; *right*, also the status, with no "
         f"threshold of confidence. {text[0].upper()}{text[1:]}. *KL* is the divergence from the "
-        "unquantized model on the examples of skills. *Weights* counts codes, scales and "
-        "what else a method stores, *bundle* all files. *Peak* is the most memory of a process "
+        "unquantized model on the examples of skills, empty where all weights were trained for "
+        "their bits. *Weights* counts codes, scales and what else a method stores, *bundle* all "
+        "files. *Peak* is the most memory of a process "
         "that serves the bundle. *Prefill* is one command behind the prompt, *decode* one token, "
         "*decision* the mean from text to decision.",
         "",

@@ -1,6 +1,7 @@
-"""Fine-tuning: a low-rank adapter that teaches the model to answer with calls of skills.
+"""Fine-tuning: an adapter that teaches the model to answer with calls of skills.
 
-Low-rank adaptation: Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Language Models».
+Low-rank adaptation: Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Language Models». With
+``train: weights`` all matrices of the layers are trained instead.
 """
 
 from __future__ import annotations
@@ -29,25 +30,31 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CheckpointError, DatasetError
-from quant_llm_ros.quantize.adapter import PREFIX
+from quant_llm_ros.quantize.adapter import CONFIG, PREFIX, TENSORS
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import load_transformers
 from quant_llm_ros.training.generator import generate, Group, MAX_CHARS, TrainingExample
+from quant_llm_ros.training.layerwise import LayerReport, train_layers
 from quant_llm_ros.training.leaks import LeakCheck
 from quant_llm_ros.training.packing import Pack, pack, use_packed_attention
 from quant_llm_ros.training.qat import (
     distillation_loss,
+    make_optimizer,
     make_simulation,
     merge_start,
     recipe_for_training,
     round_once,
-    STEP_RATE,
+    StraightThrough,
 )
-from quant_llm_ros.training.rounding import lora_layers, round_embedding
+from quant_llm_ros.training.rounding import (
+    lora_layers,
+    plain_layers,
+    round_embedding,
+    TARGETS,
+)
 from quant_llm_ros.training.settings import FinetuneSettings
 
 STATE = "state.safetensors"
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Far from the seeds that people choose for training.
 _HELD_OUT_SEED = 7_654_321
 
@@ -138,37 +145,42 @@ class Finetuner:
         torch.manual_seed(settings.seed)
         base = load_transformers(checkpoint.location)
         self._teacher = self._load_teacher(checkpoint.location, start)
-        if start is not None and (settings.on_top or settings.method == "frozen"):
+        whole = settings.train == "weights"
+        if start is not None and (whole or settings.on_top or settings.method == "frozen"):
             merge_start(base, start)
             start = None  # it is in the weights now
         if settings.method == "frozen":
             round_once(base, recipe)
         else:
             round_embedding(base, recipe)
-        config = peft.LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            target_modules=list(TARGETS),
-            lora_dropout=0.0,
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
         use_packed_attention(base)
-        self._model: Any = peft.get_peft_model(base, config).to(device)
+        self._model: Any = base.to(device)
+        if whole:
+            self._model.requires_grad_(False)
+            for layer in plain_layers(self._model).values():
+                layer.weight.requires_grad_(True)
+        else:
+            self._add_adapter()
         if start is not None:
             self._begin_with(start)
         self._rounding = make_simulation(settings.method, self._model, recipe)
         self._is_rounding = False
-        adapter = [p for p in self._model.parameters() if p.requires_grad]
-        steps = self._rounding.parameters()
-        self._parameters = [*adapter, *steps]
-        groups = [{"params": adapter, "rate": 1.0}, {"params": steps, "rate": STEP_RATE}]
-        self._optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=0.0, weight_decay=0.0
-        )
+        weights = [p for p in self._model.parameters() if p.requires_grad]
+        steps = self._rounding.parameters().values()
+        self._parameters = [*weights, *steps]
+        self._optimizer = make_optimizer(weights, steps)
+        self._layers_trained = not settings.layerwise
 
-    def train(self, on_step: Callable[[int], None], on_report: Callable[[Report], None]) -> None:
+    def train(
+        self,
+        on_step: Callable[[int], None],
+        on_report: Callable[[Report], None],
+        on_layer: Callable[[LayerReport], None] = lambda report: None,
+    ) -> None:
         """Do the steps that are left, saving the state at every report, and write the adapter."""
+        if not self._layers_trained:
+            self._train_layers(on_layer)
+            self._save_state()
         held_out = [
             self._pack(group)
             for group in generate(
@@ -218,6 +230,7 @@ class Finetuner:
                 "or another output folder"
             )
         self.step = int(metadata["step"])
+        self._layers_trained = True  # the first state is saved after it
         for index, parameter in enumerate(self._parameters):
             parameter.data.copy_(tensors[f"{index}.value"])
             if f"{index}.exp_avg" not in tensors:
@@ -241,9 +254,21 @@ class Finetuner:
         use_packed_attention(teacher)
         return teacher.to(self._device).eval()
 
+    def _add_adapter(self) -> None:
+        """Put a fresh adapter beside the layers' matrices, which are frozen."""
+        config = peft.LoraConfig(
+            r=self.settings.rank,
+            lora_alpha=self.settings.alpha,
+            target_modules=list(TARGETS),
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        peft.get_peft_model(self._model, config)  # in place
+
     def _begin_with(self, folder: Path) -> None:
         """Take over the values of another adapter."""
-        path = folder / "adapter_model.safetensors"
+        path = folder / TENSORS
         try:
             tensors = safetensors.torch.load_file(path)
         except (OSError, safetensors.SafetensorError) as error:
@@ -261,7 +286,7 @@ class Finetuner:
                 weight.data.copy_(tensors[key])
 
     def _save_adapter(self, folder: Path) -> None:
-        """Write the adapter in peft's form, in bfloat16."""
+        """Write the adapter in peft's form: in bfloat16, whole weights in FP16."""
         folder.mkdir(exist_ok=True)
         tensors = {}
         for name, layer in lora_layers(self._model).items():
@@ -269,7 +294,13 @@ class Finetuner:
             for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
                 key = f"{PREFIX}{module}.{part}.weight"
                 tensors[key] = matrix["default"].weight.detach().to("cpu", torch.bfloat16)
-        staged = folder / "adapter_model.safetensors.part"
+        whole = self.settings.train == "weights"
+        if whole:  # FP16: three bits more than bfloat16 keep nearly every code as it was trained
+            tensors = {
+                f"{PREFIX}{name}": layer.weight.detach().to("cpu", torch.float16)
+                for name, layer in plain_layers(self._model).items()
+            }
+        staged = folder / f"{TENSORS}.part"
         safetensors.torch.save_file(tensors, staged, metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
@@ -278,10 +309,12 @@ class Finetuner:
             "lora_alpha": self.settings.alpha,
             "lora_dropout": 0.0,
             "bias": "none",
-            "target_modules": list(TARGETS),
+            "target_modules": [] if whole else list(TARGETS),
         }
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(staged, folder / "adapter_model.safetensors")
+        if whole:
+            config["modules_to_save"] = list(TARGETS)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(staged, folder / TENSORS)
 
     def _groups(self) -> Iterator[Group]:
         """Give the groups of all steps; the same for every run with these settings."""
@@ -343,6 +376,27 @@ class Finetuner:
         part = (done - self.settings.warmup) / max(1e-9, 1.0 - self.settings.warmup)
         return self.settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
+    def _train_layers(self, on_layer: Callable[[LayerReport], None]) -> None:
+        """Let each layer learn by itself, on sentences of another seed than the steps have."""
+        assert isinstance(self._rounding, StraightThrough)
+        groups = generate(
+            self.settings.seed + 1,
+            self.settings.layerwise_groups,
+            self.settings.group_size,
+            default_share=self.settings.default_share,
+            registries=self._registries,
+        )
+        train_layers(
+            self._model,
+            self._rounding,
+            [self._pack(self._without_leaks(group)) for group in groups],
+            passes=self.settings.layerwise,
+            learning_rate=self.settings.layerwise_rate,
+            seed=self.settings.seed,
+            device=self._device,
+            on_layer=on_layer,
+        )
+
     def _train_step(self, batch: Pack) -> float:
         # The first step after a resumption refreshes too: the rounded weights are not saved.
         due = self.step % self.settings.refresh_every == 0 or not self._is_rounding
@@ -371,7 +425,7 @@ class Finetuner:
     def _logits(self, batch: Pack, model: Any = None) -> Tensor:
         """Logits of the asked tokens, float32 ``[k, vocab]``; of the trained model or another."""
         batch = batch.to(self._device)
-        model = self._model.model if model is None else model
+        model = self._model if model is None else model
         with torch.autocast(self._device, dtype=torch.bfloat16):
             states = model.model(
                 input_ids=batch.tokens[None],

@@ -12,11 +12,13 @@ Training on frozen quantized weights (``frozen``): Dettmers et al. 2023, «QLoRA
 (arXiv:2305.14314), section 3. The weights are rounded once; the adapter stays beside them, as the
 recipes' ``correction``.
 
-What is rounded is the sum of a frozen weight and the adapter's update, as in ``rounding.py``.
+What is rounded is the sum of a frozen weight and the adapter's update, as in ``rounding.py``, or a
+weight that is trained whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +36,7 @@ from quant_llm_ros.quantize.methods.learned import LearnedQuantizer, STEPS
 from quant_llm_ros.quantize.methods.uniform import UniformQuantizer
 from quant_llm_ros.quantize.recipe import LayerRule, Recipe
 from quant_llm_ros.quantize.tensors import Quantizer
-from quant_llm_ros.training.rounding import lora_layers, Rounding
+from quant_llm_ros.training.rounding import lora_layers, plain_layers, Rounding
 
 STEP_RATE = 0.1
 """Learning rate of step sizes, as a share of that of weights."""
@@ -46,8 +48,8 @@ class Simulation(Protocol):
     def refresh(self) -> None:
         """Begin, or renew what depends on the weights."""
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Give what is trained besides the adapter."""
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Give what is trained besides the weights, by the names of these."""
 
     def save(self, folder: Path) -> None:
         """Write what the recipe needs besides the adapter."""
@@ -94,21 +96,21 @@ class Frozen:
     def refresh(self) -> None:
         """Do nothing."""
 
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> dict[str, nn.Parameter]:
         """Give none."""
-        return []
+        return {}
 
     def save(self, folder: Path) -> None:
         """Write nothing."""
 
 
 class StraightThrough:
-    """Rounds the sum of weight and update in every pass."""
+    """Rounds weights, or the sums of weight and update, in every pass."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        """Take a model with an adapter and the recipe that it will be quantized by."""
+        """Take a model, with an adapter or without, and the recipe that will quantize it."""
         self._on = False
-        for name, layer in lora_layers(model).items():
+        for name, layer in (lora_layers(model) or plain_layers(model)).items():
             quantizer = recipe.quantizer(name)
             if quantizer is not None:
                 self._replace(name, layer, quantizer)
@@ -117,9 +119,13 @@ class StraightThrough:
         """Round from now on."""
         self._on = True
 
-    def parameters(self) -> list[nn.Parameter]:
+    def pause(self) -> None:
+        """Round no more until the next refresh."""
+        self._on = False
+
+    def parameters(self) -> dict[str, nn.Parameter]:
         """Give none."""
-        return []
+        return {}
 
     def save(self, folder: Path) -> None:
         """Write nothing: the grid follows from the weights."""
@@ -130,17 +136,17 @@ class StraightThrough:
             change = quantizer(weight.cpu()).dequantize().to(weight.device) - weight
         return weight + change
 
-    def _replace(self, name: str, layer: LoraLinear, quantizer: Quantizer) -> None:
+    def _replace(self, name: str, layer: nn.Linear | LoraLinear, quantizer: Quantizer) -> None:
         plain = layer.forward
 
         def forward(x: Tensor, *arguments: Any, **named: Any) -> Tensor:
             if not self._on:
-                return plain(x, *arguments, **named)
-            base = layer.base_layer
+                result: Tensor = plain(x, *arguments, **named)
+                return result
             # In FP32, as the build computes it: codes must come out the same.
             with torch.autocast(x.device.type, enabled=False):
-                weight = self.rounded(name, base.weight + update(layer), quantizer)
-            return functional.linear(x, weight, base.bias)
+                weight = self.rounded(name, weight_of(layer), quantizer)
+            return functional.linear(x, weight, layer.bias)
 
         layer.forward = forward
 
@@ -158,9 +164,9 @@ class LearnedSteps(StraightThrough):
         self._signed: set[str] = set()  # weights whose steps may be negative
         super().__init__(model, recipe)
 
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> dict[str, nn.Parameter]:
         """Give the step sizes."""
-        return list(self._steps.values())
+        return self._steps
 
     def save(self, folder: Path) -> None:
         """Write the step sizes."""
@@ -178,7 +184,7 @@ class LearnedSteps(StraightThrough):
         result: Tensor = _Lsq.apply(weight, self._steps[name], quantizer.bits, signed)
         return result
 
-    def _replace(self, name: str, layer: LoraLinear, quantizer: Quantizer) -> None:
+    def _replace(self, name: str, layer: nn.Linear | LoraLinear, quantizer: Quantizer) -> None:
         grid = isinstance(quantizer, LearnedQuantizer) or (
             isinstance(quantizer, UniformQuantizer)
             and quantizer.symmetric
@@ -190,11 +196,11 @@ class LearnedSteps(StraightThrough):
                 f"method learned, not {type(quantizer).__name__}"
             )
         with torch.no_grad():
-            scales = quantizer((layer.base_layer.weight + update(layer)).cpu()).scales
+            scales = quantizer(weight_of(layer).cpu()).scales
         assert scales is not None
         if getattr(quantizer, "range", "") == "signed":
             self._signed.add(name)
-        self._steps[name] = nn.Parameter(scales.to(layer.base_layer.weight.device))
+        self._steps[name] = nn.Parameter(scales.to(layer.weight.device))
         super()._replace(name, layer, quantizer)
 
 
@@ -242,10 +248,23 @@ def _stored(step: Tensor, signed: bool) -> Tensor:
     return step if signed else step.abs()
 
 
-def update(layer: LoraLinear) -> Tensor:
-    """Compute what an adapter adds to a weight, ``[out, in]``."""
+def weight_of(layer: nn.Linear | LoraLinear) -> Tensor:
+    """Give the weight that a layer computes with, its adapter's update added, ``[out, in]``."""
+    if not isinstance(layer, LoraLinear):
+        return layer.weight
     product: Tensor = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    return product * layer.scaling["default"]
+    total: Tensor = layer.weight + product * layer.scaling["default"]
+    return total
+
+
+def make_optimizer(
+    weights: Sequence[nn.Parameter], steps: Collection[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Make an optimizer whose groups say with ``rate`` which share of the rate they get."""
+    groups = [{"params": weights, "rate": 1.0}, {"params": list(steps), "rate": STEP_RATE}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=0.0, weight_decay=0.0, fused=True
+    )
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ from torch import nn, Tensor
 from quant_llm_ros.quantize.adapter import PREFIX
 from quant_llm_ros.quantize.recipe import Recipe
 
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The matrices of a layer that are trained."""
+
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
     """Give the layers that carry an adapter, by the name of the weight that they adapt."""
@@ -29,6 +32,15 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
         f"{name.removeprefix(PREFIX)}.weight": module
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
+    }
+
+
+def plain_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Give the layers' matrices of a model without an adapter, by the names of their weights."""
+    return {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in TARGETS
     }
 
 
@@ -54,9 +66,9 @@ class Rounding:
             update *= layer.scaling["default"]
             weight.data = quantizer(frozen + update).dequantize() - update
 
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> dict[str, nn.Parameter]:
         """Give what is trained besides the adapter: nothing."""
-        return []
+        return {}
 
     def save(self, folder: Path) -> None:
         """Write what the recipe needs besides the adapter: nothing."""

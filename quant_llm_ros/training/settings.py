@@ -13,6 +13,7 @@ import yaml
 from quant_llm_ros.errors import RecipeError
 
 SIMULATIONS = ("rounding", "ste", "lsq", "frozen")
+TRAINED = ("adapter", "weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,14 @@ class FinetuneSettings:
         method: How rounding takes part: ``rounding`` (cheapest: renewed every ``refresh_every``
             steps), ``ste`` (in every step), ``lsq`` (with learned step sizes), or ``frozen``
             (weights are rounded once and the adapter stays beside them); see ``qat.py``.
+        train: ``adapter``, or ``weights``: all matrices of the layers, with method ``ste`` or
+            ``lsq``; what comes out is as large as the model in FP16. The adapter to begin with
+            is merged into them, and ``rank`` and ``alpha`` are of no use.
+        layerwise: How often each layer reads ``layerwise_groups`` generated groups before the
+            steps begin, to learn by itself what the unquantized layer gives; 0: not at all. With
+            method ``ste`` or ``lsq``.
+        layerwise_groups: Number of these groups.
+        layerwise_rate: Highest learning rate of AdamW there.
         on_top: The adapter to begin with is merged into the weights, and a fresh one is trained
             on top of it, which may have another rank; the recipe then names both. Otherwise the
             fresh one takes over its values.
@@ -63,6 +72,10 @@ class FinetuneSettings:
     rounding_from: float = 0.5
     refresh_every: int = 10
     method: str = "rounding"
+    train: str = "adapter"
+    layerwise: int = 0
+    layerwise_groups: int = 40
+    layerwise_rate: float = 3e-4
     on_top: bool = False
     distill: float = 0.0
     held_out_groups: int = 8
@@ -94,12 +107,14 @@ class FinetuneSettings:
             raise RecipeError(f"{path}: recipe must name a quantization recipe")
         values: dict[str, Any] = {**document, "recipe": path.parent / document["recipe"]}
         for name, value in values.items():
-            if name == "method":
-                if value not in SIMULATIONS:
-                    near = difflib.get_close_matches(str(value), SIMULATIONS, n=1)
-                    known = f"known are {', '.join(SIMULATIONS)}"
-                    hint = f"did you mean {near[0]!r}?" if near else known
-                    raise RecipeError(f"{path}: unknown method {value!r}; {hint}")
+            if name in ("method", "train"):
+                words = SIMULATIONS if name == "method" else TRAINED
+                if value not in words:
+                    near = difflib.get_close_matches(str(value), words, n=1)
+                    hint = (
+                        f"did you mean {near[0]!r}?" if near else f"known are {', '.join(words)}"
+                    )
+                    raise RecipeError(f"{path}: unknown {name} {value!r}; {hint}")
             elif name != "recipe":
                 values[name] = _number(value, type(fields[name].default), f"{path}: {name}")
         settings = cls(**values)
@@ -120,9 +135,16 @@ class FinetuneSettings:
             "report_every",
             "held_out_groups",
             "refresh_every",
+            "layerwise_groups",
         ):
             if getattr(settings, name) < 1:
                 raise RecipeError(f"{path}: {name} must be at least 1")
+        for name, wanted in (
+            ("train: weights", settings.train == "weights"),
+            ("layerwise", settings.layerwise > 0),
+        ):
+            if wanted and settings.method not in ("ste", "lsq"):
+                raise RecipeError(f"{path}: {name} needs method ste or lsq, not {settings.method}")
         return settings
 
 
