@@ -29,7 +29,7 @@ def add_shortlist_option(parser: argparse.ArgumentParser) -> None:
         type=not_negative_int,
         default=DEFAULT_SHORTLIST,
         metavar="N",
-        help=f"skills that the model is shown for a sentence where there are more than {LARGE}; 0: "
+        help=f"skills that the model is shown for a sentence where there are over {LARGE}; 0: "
         "always all (default: %(default)s)",
     )
 
