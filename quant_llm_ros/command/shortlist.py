@@ -23,8 +23,9 @@ from quant_llm_ros.command.skills import Skill, SkillRegistry, STOP_SKILL
 
 LARGE = 40
 """Most skills of a registry of which the model is always shown all."""
-DEFAULT_SHORTLIST = 24
-"""Number of skills that it is shown of a larger one."""
+DEFAULT_SHORTLIST = 0
+"""Number of skills that it is shown of a larger one; 0: all. docs/latency.md says what is known of
+24, and what is not."""
 COMMON = 8
 """How many of them it is always shown: ``stop`` and the first ones of the registry."""
 
