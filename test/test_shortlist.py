@@ -175,5 +175,5 @@ def test_an_engine_without_pieces_shows_all(
         length = property(lambda self: engine.length)
 
     registry = registry_of(SKILLS, LARGE + 5)
-    answerer = Answerer(Plain(), tokenizer, registry, max_command_chars=64)  # type: ignore[arg-type]
+    answerer = Answerer(Plain(), tokenizer, registry, max_command_chars=64, shortlist=4)  # type: ignore[arg-type]
     assert engine.length == len(answerer.prefix)
