@@ -82,6 +82,8 @@ def test_description_range_and_default(spec: Any) -> None:
         ("understanding.queue_policy", "newest", None),
         ("understanding.stall_timeout_s", 2, 2.0),
         ("understanding.stall_timeout_s", 0.0, None),
+        ("understanding.shortlist", 0, 0),
+        ("understanding.shortlist", -1, None),
         ("understanding.threads", 1, 1),
         ("understanding.threads", 0, None),
         ("understanding.threads", 65, None),

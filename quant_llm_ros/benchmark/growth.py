@@ -210,7 +210,13 @@ def _understander(
         threads=settings.threads,
         allow_fallback=settings.allow_fallback,
     )
-    return Understander.of_bundle(bundle, engine, registry, max_command_chars=max_command_chars)
+    return Understander.of_bundle(
+        bundle,
+        engine,
+        registry,
+        max_command_chars=max_command_chars,
+        shortlist=settings.shortlist,
+    )
 
 
 def _examples(registry: SkillRegistry) -> list[str]:

@@ -107,7 +107,9 @@ class Ours:
                 engine = open_engine(
                     bundle, provider=provider, threads=threads, allow_fallback=allow_fallback
                 )
-        self.understander = Understander.of_bundle(bundle, engine, skills, drafts=features.draft)
+        self.understander = Understander.of_bundle(
+            bundle, engine, skills, drafts=features.draft, shortlist=0
+        )
         self.understander.answerer.decode = self._decode
         self.runtime = engine.info.runtime
         self._features = features

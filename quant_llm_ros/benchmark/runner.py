@@ -14,6 +14,7 @@ from quant_llm_ros.benchmark import genai, llama_cpp
 from quant_llm_ros.benchmark.machine import peak_memory_mb, read_bandwidth
 from quant_llm_ros.benchmark.ours import MODES, Ours, UNDER_ANOTHER
 from quant_llm_ros.benchmark.sample import Result, Sample
+from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.bundle import Bundle, SKILLS
 from quant_llm_ros.engine.providers import AUTO
@@ -34,6 +35,7 @@ class Settings:
         provider: Where the model runs, one of ``engine.providers.PROVIDERS``.
         allow_fallback: Let the runtime fall back to a slower provider.
         models: The same model for other runtimes, by ``peers.PEERS``.
+        shortlist: For ``growth``: skills that the model is shown of a large registry; 0: all.
     """
 
     bundle: str
@@ -42,6 +44,7 @@ class Settings:
     provider: str = AUTO
     allow_fallback: bool = False
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    shortlist: int = DEFAULT_SHORTLIST
 
 
 class Contender(Protocol):

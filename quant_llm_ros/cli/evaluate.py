@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             provider=arguments.provider,
             allow_fallback=arguments.allow_fallback,
             min_confidence=arguments.min_confidence,
+            shortlist=arguments.shortlist,
         )
         stack.callback(understander.close)
         progress = stack.enter_context(_progress())

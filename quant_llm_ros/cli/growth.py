@@ -17,7 +17,7 @@ from quant_llm_ros.benchmark import growth
 from quant_llm_ros.benchmark.growth import AXES, LONG_CONTEXT, Point
 from quant_llm_ros.benchmark.picture import draw_growth
 from quant_llm_ros.benchmark.runner import Settings
-from quant_llm_ros.cli.options import add_model_options, positive_int
+from quant_llm_ros.cli.options import add_model_options, add_shortlist_option, positive_int
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.errors import EngineError
 
@@ -36,6 +36,7 @@ def add_parser(subcommands: Any) -> None:
         ),
     )
     add_model_options(parser)
+    add_shortlist_option(parser)
     axes = (*AXES, MODELS)
     parser.add_argument(
         "--over",
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.threads,
         arguments.provider,
         arguments.allow_fallback,
+        shortlist=arguments.shortlist,
     )
     bundle = Bundle.load(arguments.bundle)
     console = Console(stderr=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
 from quant_llm_ros.engine.cpus import parse_cpus
 from quant_llm_ros.engine.providers import AUTO, PROVIDERS
@@ -19,6 +20,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--skills", help="skill registry to use instead of the bundle's own")
     add_engine_options(parser)
+
+
+def add_shortlist_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how much of a large registry a model is shown."""
+    parser.add_argument(
+        "--shortlist",
+        type=not_negative_int,
+        default=DEFAULT_SHORTLIST,
+        metavar="N",
+        help=f"skills that the model is shown for a sentence where there are over {LARGE}; 0: "
+        "always all (default: %(default)s)",
+    )
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +73,7 @@ def add_understanding_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let each sentence refer to the one before it (default: each stands for itself)",
     )
+    add_shortlist_option(parser)
 
 
 def cpu_list(text: str) -> tuple[int, ...]:
@@ -87,6 +101,13 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return number
+
+
+def not_negative_int(text: str) -> int:
+    """Read a whole number that is zero or more."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of zero or more")
+    return int(text)
 
 
 def positive_float(text: str) -> float:

@@ -11,7 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quant_llm_ros.cli.options import add_model_options, not_negative_float, share
+from quant_llm_ros.cli.options import (
+    add_model_options,
+    add_shortlist_option,
+    not_negative_float,
+    share,
+)
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE, Understander
 from quant_llm_ros.errors import RecordingError
 from quant_llm_ros.recording.bag import read_bag, Recording, Served
@@ -32,6 +37,7 @@ def add_parser(subcommands: Any) -> None:
     )
     parser.add_argument("bag", metavar="BAG", help="folder of the recording")
     add_model_options(parser)
+    add_shortlist_option(parser)
     parser.add_argument(
         "--namespace", help="namespace of the robot, where the bag has several robots"
     )
@@ -71,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.skills,
         threads=arguments.threads,
         min_confidence=arguments.min_confidence,
+        shortlist=arguments.shortlist,
     )
     try:
         _warn_of_other_bundles(recording, understander)

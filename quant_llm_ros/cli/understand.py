@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         provider=arguments.provider,
         allow_fallback=arguments.allow_fallback,
         min_confidence=arguments.min_confidence,
+        shortlist=arguments.shortlist,
     )
     conversation = Conversation(float("inf") if arguments.conversation else 0.0)
     try:

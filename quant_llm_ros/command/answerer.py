@@ -10,14 +10,16 @@ import llguidance
 
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.amounts import Amount
-from quant_llm_ros.command.calls import Grammar
+from quant_llm_ros.command.calls import Grammar, MAX_CALLS
 from quant_llm_ros.command.decision import Stage
 from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.prompt import Prompt
+from quant_llm_ros.command.shelf import Shelf
+from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE, Learned, Shortlist
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine import decoding
 from quant_llm_ros.engine.decoding import Answer, compile_grammar, Draft, PREFILL_CHUNK
-from quant_llm_ros.engine.protocol import Engine
+from quant_llm_ros.engine.protocol import Engine, Gathering
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CommandError
 
@@ -63,6 +65,8 @@ class Answerer:
         examples_in_prompt: bool = True,
         drafts: bool = True,
         drafter_file: str | os.PathLike[str] | None = None,
+        shortlist: int = DEFAULT_SHORTLIST,
+        learned: Learned | None = None,
     ) -> None:
         """Run the registry's prompt through the model.
 
@@ -74,6 +78,9 @@ class Answerer:
             examples_in_prompt: Whether the model needs examples to be shown what to do.
             drafts: Whether answers are guessed, for the model to confirm in fewer passes.
             drafter_file: What the drafter has learned before; None: the registry's examples.
+            shortlist: Number of skills that the model is shown for a sentence where the registry
+                is large; 0: always all. See ``command.shortlist``.
+            learned: What the shortlist knows of some skills beside what the registry says.
 
         Raises:
             CommandError: The prompt does not fit into the model's context.
@@ -86,8 +93,14 @@ class Answerer:
         # A registry whose grammar does not compile should fail here and not at the first command.
         compile_grammar(tokenizer, self._grammar.for_sentence(["word"]))
         self._prompt = Prompt(skills, tokenizer, examples=examples_in_prompt)
-        self._check_room(skills, max_command_chars)
         self._drafter = Drafter(skills, drafter_file) if drafts else None
+        self._shortlist: Shortlist | None = None
+        if shortlist > 0 and len(skills.skills) > LARGE and isinstance(engine, Gathering):
+            self._shortlist = Shortlist(skills, shortlist, learned)
+            self._check_room(skills, max_command_chars, self._longest(skills, shortlist))
+            self._shelf = Shelf(self._prompt, engine, self._shortlist.common, skills.names)
+            return
+        self._check_room(skills, max_command_chars, skills.names)
         engine.rollback(0)
         for start in range(0, len(self.prefix), PREFILL_CHUNK):
             engine.append(self.prefix[start : start + PREFILL_CHUNK])
@@ -124,16 +137,21 @@ class Answerer:
                 ``before_pass`` raises also comes through.
         """
         enter(Stage.GRAMMAR)
-        tokens = self._prompt.after_prefix(sentence, before)
-        if len(self.prefix) + len(tokens) + MAX_ANSWER_TOKENS > self.engine.context_length:
+        among = self._shortlist(sentence, before) if self._shortlist else None
+        # Whatever the last sentence left behind, even after an error, is forgotten here.
+        if among is None:
+            self.engine.rollback(len(self.prefix))
+            opening: list[int] = []
+        else:
+            opening = self._shelf.gather(among)
+        tokens = [*opening, *self._prompt.after_prefix(sentence, before)]
+        if self.engine.length + len(tokens) + MAX_ANSWER_TOKENS > self.engine.context_length:
             # What was said before is worth less than an answer.
-            before, tokens = (), self._prompt.after_prefix(sentence)
+            before, tokens = (), [*opening, *self._prompt.after_prefix(sentence)]
         words_before = [reading.words(said) for said, _ in before]
-        grammar = self._grammar.for_sentence(reading.words(sentence), words_before)
+        grammar = self._grammar.for_sentence(reading.words(sentence), words_before, among)
         matcher = compile_grammar(self._tokenizer, grammar)
         enter(Stage.PREFILL)
-        # Whatever the last sentence left behind, even after an error, is forgotten here.
-        self.engine.rollback(len(self.prefix))
         return self.decode(
             self.engine,
             self._tokenizer,
@@ -142,22 +160,37 @@ class Answerer:
             max_tokens=MAX_ANSWER_TOKENS,
             before_pass=before_pass,
             on_prefilled=lambda: enter(Stage.DECODE),
-            draft=self._drafter.for_sentence(sentence, before) if self._drafter else None,
+            draft=(self._drafter.for_sentence(sentence, before, among) if self._drafter else None),
         )
 
     def learn(self, sentence: str, answer: Answer, before: Sequence[tuple[str, str]]) -> None:
         """Let the drafter learn an answer that it did not guess; after the decision was given."""
         if self._drafter and answer.accepted < answer.choices:
-            self._drafter.learn(sentence, answer.text, before)
+            among = self._shortlist(sentence, before) if self._shortlist else None
+            self._drafter.learn(sentence, answer.text, before, among)
 
-    def _check_room(self, skills: SkillRegistry, max_command_chars: int) -> None:
-        needed = len(self.prefix) + len(self._prompt.suffix) + MAX_ANSWER_TOKENS
+    def _longest(self, skills: SkillRegistry, count: int) -> tuple[str, ...]:
+        """Give the shortlist with the longest prompt."""
+
+        def tokens(name: str) -> int:
+            return len(self._prompt.prefix_of([name]))
+
+        common = self._shortlist.common if self._shortlist else ()
+        others = sorted(set(skills.names) - set(common), key=tokens, reverse=True)
+        # Those of the command before come on top.
+        return (*common, *others[: max(0, count - len(common)) + MAX_CALLS])
+
+    def _check_room(
+        self, skills: SkillRegistry, max_command_chars: int, names: Sequence[str]
+    ) -> None:
+        prefix = len(self._prompt.prefix_of(names))
+        needed = prefix + len(self._prompt.suffix) + MAX_ANSWER_TOKENS
         if needed + max_command_chars > self.engine.context_length:
             # A character is at most a few tokens and mostly a fraction of one: a rough bound that
             # tells the person before the first command does.
             raise CommandError(
-                f"{skills.source}: the prompt of {len(skills.skills)} skills has "
-                f"{len(self.prefix)} tokens; with a command of {max_command_chars} characters and "
-                f"its answer it does not fit into the context of {self.engine.context_length}: "
-                "use fewer skills or examples, shorter commands, or a bundle with more context"
+                f"{skills.source}: the prompt of {len(names)} skills has {prefix} tokens; with a "
+                f"command of {max_command_chars} characters and its answer it does not fit into "
+                f"the context of {self.engine.context_length}: use fewer skills or examples, a "
+                "smaller shortlist, shorter commands, or a bundle with more context"
             )

@@ -6,7 +6,7 @@ for a required value that was not said, and ``unknown`` for a text that is no co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
 import re
@@ -90,13 +90,17 @@ class Grammar:
         )
 
     def for_sentence(
-        self, sentence_words: Sequence[str], before: Sequence[Sequence[str]] = ()
+        self,
+        sentence_words: Sequence[str],
+        before: Sequence[Sequence[str]] = (),
+        among: Collection[str] | None = None,
     ) -> str:
         """Give the grammar of the answers to one sentence.
 
         Args:
             sentence_words: Words of the sentence, at least one; see ``text.words``.
             before: Words of the sentences before it, which it may refer to.
+            among: Names of the skills that may be called; None: all.
         """
         if not sentence_words:
             raise ValueError("a sentence without words has no answers")
@@ -111,7 +115,7 @@ class Grammar:
             options = [json.dumps(text, ensure_ascii=False) for text in written if text]
             if options:
                 said[unit] = " | ".join(options)
-        lines = [self._rules_with(frozenset(said))]
+        lines = [self._rules_with(frozenset(said), among)]
         for index, unit in enumerate(self._units):
             if unit in said:
                 lines.append(f"amount_{index}: {said[unit]}")
@@ -128,20 +132,23 @@ class Grammar:
         lines.append(f"piece: {' | '.join(pieces)}")
         return "\n".join(lines) + "\n"
 
-    def _rules_with(self, said: frozenset[str]) -> str:
+    def _rules_with(self, said: frozenset[str], among: Collection[str] | None) -> str:
         """Write the rules over the skills where amounts in these units were said."""
-        rules = self._rules.get(said)
-        if rules is None:
-            amounts = {
-                unit: f"amount_{index}" for index, unit in enumerate(self._units) if unit in said
-            }
-            calls = "\n    | ".join(_call_rule(skill, amounts) for skill in self._skills)
-            # The last call closes the answer by itself: the grammar then forces the end.
-            rules = self._rules[said] = (
-                f'start: "{UNKNOWN}" | call ("{SEPARATOR}" call){{0,{MAX_CALLS - 1}}}\n'
-                f"call: {calls}"
-            )
-        return rules
+        if among is not None:
+            return self._rules_over([s for s in self._skills if s.name in among], said)
+        if said not in self._rules:
+            self._rules[said] = self._rules_over(self._skills, said)
+        return self._rules[said]
+
+    def _rules_over(self, skills: Sequence[Skill], said: frozenset[str]) -> str:
+        amounts = {
+            unit: f"amount_{index}" for index, unit in enumerate(self._units) if unit in said
+        }
+        calls = "\n    | ".join(_call_rule(skill, amounts) for skill in skills)
+        # The last call closes the answer by itself: the grammar then forces the end.
+        return (
+            f'start: "{UNKNOWN}" | call ("{SEPARATOR}" call){{0,{MAX_CALLS - 1}}}\ncall: {calls}'
+        )
 
 
 def _call_rule(skill: Skill, amounts: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ alone, the others for all that are alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 
@@ -59,9 +59,20 @@ class SentenceView:
         weights: Mapping[str, float],
         sentence: str,
         before: Before,
+        among: Collection[str] | None = None,
     ) -> None:
-        """Read a cleaned sentence and what was said before it."""
+        """Read a cleaned sentence and what was said before it.
+
+        Args:
+            registry: The skills.
+            weights: Of the features, by name.
+            sentence: The cleaned sentence.
+            before: What was said before it, with the answers.
+            among: Names of the skills that may be called; None: all.
+        """
         self.skills = registry.skills
+        if among is not None:
+            self.skills = {name: registry.skills[name] for name in among}
         self.spoken = reading.words(sentence)
         self.words = [word.casefold() for word in self.spoken]
         units = registry_units(registry)

@@ -7,7 +7,7 @@ and from every answer of the model: a wrong guess costs a pass, never a wrong de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import json
 import operator
 import os
@@ -52,29 +52,39 @@ class Drafter:
         if file is None:
             self._learn_examples()
 
-    def for_sentence(self, sentence: str, before: Before = ()) -> Callable[[str], str | None]:
+    def for_sentence(
+        self, sentence: str, before: Before = (), among: Collection[str] | None = None
+    ) -> Callable[[str], str | None]:
         """Prepare for one sentence.
 
         Args:
             sentence: The cleaned sentence.
             before: What was said before it.
+            among: Names of the skills that may be called; None: all.
 
         Returns:
             A function from the beginning of the answer to the whole answer, or to None where no
             answer that could be guessed begins like that.
         """
-        view = SentenceView(self._registry, self._weights, sentence, before)
+        view = SentenceView(self._registry, self._weights, sentence, before, among)
         return lambda said: _complete(view, said)
 
-    def learn(self, sentence: str, answer: str, before: Before = ()) -> None:
+    def learn(
+        self,
+        sentence: str,
+        answer: str,
+        before: Before = (),
+        among: Collection[str] | None = None,
+    ) -> None:
         """Learn what was answered to a sentence, where it would not have been guessed.
 
         Args:
             sentence: The cleaned sentence.
             answer: The whole answer, in the notation of calls.
             before: What was said before it.
+            among: Names of the skills that could be called; None: all.
         """
-        view = SentenceView(self._registry, self._weights, sentence, before)
+        view = SentenceView(self._registry, self._weights, sentence, before, among)
         for guess, right in _mistakes(view, answer):
             self._add(right, 1.0)
             self._add(guess, -1.0)
@@ -132,6 +142,31 @@ class Drafter:
             for name in group:
                 if name in weights or len(weights) < MAX_WEIGHTS:
                     weights[name] = weights.get(name, 0.0) + step
+
+
+def skill_words(
+    file: str | os.PathLike[str], names: Collection[str]
+) -> dict[str, dict[str, float]]:
+    """Give what a drafter has learned about the words that ask for a skill.
+
+    Args:
+        file: What was learned; see ``Drafter.save``.
+        names: Of the skills.
+
+    Returns:
+        For each skill the weights above zero of words, of words among the first three (a point
+        before them) and of pairs of words.
+
+    Raises:
+        SkillsError: The file is missing or malformed.
+    """
+    words: dict[str, dict[str, float]] = {name: {} for name in names}
+    for key, weight in _load(Path(file)).items():
+        kind, _, rest = key.partition("|")
+        name, _, item = rest.partition("|")
+        if kind == "s" and item and weight > 0 and name in words:
+            words[name][item] = weight
+    return words
 
 
 def _load(path: Path) -> dict[str, float]:

@@ -11,7 +11,7 @@ from quant_llm_ros.engine.tokenizer import Tokenizer
 _INSTRUCTION = (
     "You turn what people say to a robot into calls of its skills. Copy names from the sentence. "
     f"Write {MISSING} for a value that was not said. "
-    f"Answer {UNKNOWN} when it is not a command.\nSkills:\n"
+    f"Answer {UNKNOWN} when it is not a command.\nSkills:"
 )
 
 
@@ -41,16 +41,55 @@ class Prompt:
                 calls.
         """
         self._tokenizer = tokenizer
-        system = instruction or _INSTRUCTION + "\n".join(
-            f"{skill.signature}: {skill.description}" for skill in registry.skills.values()
-        )
-        prefix = self._turn("system", system)
-        for say, calls in _examples(registry) if examples else ():
-            prefix += self._turn("user", say) + self._turn("assistant", calls)
-        self.prefix: tuple[int, ...] = (*prefix, *self._open("user"))
+        self._registry = registry
+        self._instruction = instruction
+        self._shows_examples = examples
+        self.prefix: tuple[int, ...] = self.prefix_of(registry.names)
         """Tokens before the sentence; the same for every command."""
         self.suffix: tuple[int, ...] = (*self._close(), *self._open("assistant"))
         """Tokens after the sentence."""
+
+    def prefix_of(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Give the tokens before the sentence where only some skills are shown."""
+        system = self._instruction or _INSTRUCTION + "".join(map(self._line, names))
+        tokens = self._turn("system", system)
+        for say, calls in self.examples(names):
+            tokens += self.example(say, calls)
+        return (*tokens, *self.open)
+
+    @property
+    def head(self) -> list[int]:
+        """Tokens before the skills."""
+        return [*self._open("system"), *self._tokenizer.encode(_INSTRUCTION)]
+
+    def line(self, name: str) -> list[int]:
+        """Tokens of a skill's line, the break before it included."""
+        return self._tokenizer.encode(self._line(name))
+
+    @property
+    def close(self) -> list[int]:
+        """Tokens behind the last line."""
+        return self._close()
+
+    @property
+    def open(self) -> list[int]:
+        """Tokens right before a sentence."""
+        return self._open("user")
+
+    def example(self, say: str, calls: str) -> list[int]:
+        """Give the tokens of an example: a turn of the user and the answer to it."""
+        return self._turn("user", say) + self._turn("assistant", calls)
+
+    def examples(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Give the examples that the prompt of some skills shows, in order.
+
+        Those of no command are always among them.
+        """
+        return _examples(self._registry, names) if self._shows_examples else []
+
+    def _line(self, name: str) -> str:
+        skill = self._registry.skills[name]
+        return f"\n{skill.signature}: {skill.description}"
 
     def after_prefix(self, sentence: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
         """Give the tokens that one sentence adds to the prefix.
@@ -75,9 +114,10 @@ class Prompt:
         return [self._tokenizer.turn_end, *self._tokenizer.encode("\n")]
 
 
-def _examples(registry: SkillRegistry) -> list[tuple[str, str]]:
+def _examples(registry: SkillRegistry, names: Sequence[str]) -> list[tuple[str, str]]:
     # Commands and small talk take turns, so that neither is what always comes at the end.
-    pairs = [(e.say, e.calls) for skill in registry.skills.values() for e in skill.examples[:1]]
+    skills = [registry.skills[name] for name in names]
+    pairs = [(e.say, e.calls) for skill in skills for e in skill.examples[:1]]
     step = max(1, len(pairs) // (len(registry.not_commands) + 1))
     for index, text in enumerate(registry.not_commands):
         pairs.insert(min(len(pairs), (index + 1) * step + index), (text, UNKNOWN))

@@ -14,7 +14,9 @@ from quant_llm_ros.command.answerer import Answerer
 from quant_llm_ros.command.calibration import calibrated
 from quant_llm_ros.command.conversation import Exchange
 from quant_llm_ros.command.decision import Decision, SkillCall, Stage, Status
+from quant_llm_ros.command.drafter import skill_words
 from quant_llm_ros.command.names import KnownNames
+from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE, Learned
 from quant_llm_ros.command.skills import SkillRegistry, STOP_SKILL
 from quant_llm_ros.command.stage_clock import StageClock
 from quant_llm_ros.command.stop_guard import StopGuard
@@ -73,6 +75,8 @@ class Understander:
         examples_in_prompt: bool = True,
         drafts: bool = True,
         drafter_file: str | os.PathLike[str] | None = None,
+        shortlist: int = DEFAULT_SHORTLIST,
+        learned: Learned | None = None,
     ) -> None:
         """Check the registry and run its prompt through the model once.
 
@@ -89,6 +93,9 @@ class Understander:
                 decisions are the same.
             drafter_file: What the drafter has learned before; None: it begins with the registry's
                 examples.
+            shortlist: Number of skills that the model is shown for a command where the registry is
+                large; 0: always all.
+            learned: What is known of the words that ask for some skills.
 
         Raises:
             SkillsError: The registry's examples or defaults break its own rules.
@@ -114,6 +121,8 @@ class Understander:
             examples_in_prompt=examples_in_prompt,
             drafts=drafts,
             drafter_file=drafter_file,
+            shortlist=shortlist,
+            learned=learned,
         )
 
     @classmethod
@@ -128,6 +137,7 @@ class Understander:
         selftest_commands: int = DEFAULT_SELFTEST_COMMANDS,
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
         min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+        shortlist: int = DEFAULT_SHORTLIST,
     ) -> Understander:
         """Load a bundle, prove the engine against its reference and prepare for commands.
 
@@ -145,6 +155,8 @@ class Understander:
                 skills; with others only the logits are looked at.
             max_command_chars: Longest accepted command, in characters.
             min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
+            shortlist: Number of skills that the model is shown for a command where the registry is
+                large; 0: always all.
 
         Raises:
             QuantLlmError: Something is missing, damaged or does not fit; the message says what
@@ -173,6 +185,7 @@ class Understander:
                 skills,
                 max_command_chars=max_command_chars,
                 min_confidence=min_confidence,
+                shortlist=shortlist,
             )
             if own:
                 references = reference_decisions.load(bundle)
@@ -198,6 +211,7 @@ class Understander:
         max_command_chars: int = DEFAULT_MAX_COMMAND_CHARS,
         min_confidence: float = 0.0,
         drafts: bool = True,
+        shortlist: int = DEFAULT_SHORTLIST,
     ) -> Understander:
         """Prepare for commands with a bundle's prompt and calibration, and no self-test.
 
@@ -208,6 +222,8 @@ class Understander:
             max_command_chars: Longest accepted command, in characters.
             min_confidence: Least confidence of an ACCEPTED decision, 0 to 1.
             drafts: Whether answers are guessed.
+            shortlist: Number of skills that the model is shown for a command where the registry is
+                large; 0: always all.
 
         Raises:
             QuantLlmError: The registry does not fit.
@@ -223,6 +239,8 @@ class Understander:
             examples_in_prompt=bundle.shows_examples(skills.sha256),
             drafts=drafts,
             drafter_file=bundle.path / DRAFTER if own and DRAFTER in bundle.files else None,
+            shortlist=shortlist,
+            learned=_learned(bundle, skills) if len(skills.skills) > LARGE else None,
         )
         self.bundle = bundle
         return self
@@ -381,6 +399,15 @@ class Understander:
             return calibrated(answer.probability, self._temperature)
         # A stop phrase needs no model; everything else without an answer decided nothing.
         return 1.0 if status is Status.STOP else 0.0
+
+
+def _learned(bundle: Bundle, skills: SkillRegistry) -> Learned:
+    """Give the words that ask for those skills which a registry has from the bundle's own."""
+    if DRAFTER not in bundle.files:
+        return {}
+    own = SkillRegistry.load(bundle.file(SKILLS)).skills
+    same = [n for n, s in skills.skills.items() if n in own and s.signature == own[n].signature]
+    return skill_words(bundle.file(DRAFTER), same)
 
 
 def _self_test_failed(bundle: Bundle, engine: Engine, what: str) -> EngineError:

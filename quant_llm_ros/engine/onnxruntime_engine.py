@@ -14,6 +14,7 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector
 
 from quant_llm_ros.engine.bundle import Bundle, MODEL
+from quant_llm_ros.engine.pieces import measure_turns, Pieces, PROBE_TOKENS
 from quant_llm_ros.engine.protocol import EngineInfo
 from quant_llm_ros.engine.providers import (
     check_in_use,
@@ -24,7 +25,7 @@ from quant_llm_ros.engine.providers import (
     session_providers,
 )
 from quant_llm_ros.engine.request import checked
-from quant_llm_ros.errors import EngineError
+from quant_llm_ros.errors import ContextOverflowError, EngineError
 
 # The first with the operators of opset 23, and with MatMulNBits at 8 bits.
 _NEEDED_VERSION = (1, 23)
@@ -75,6 +76,7 @@ class OnnxRuntimeEngine:
         self._cache = self._empty
         self._held = self._length = 0
         self._marked = (self._length, self._cache)
+        self._pieces: Pieces | None = None
 
     @classmethod
     def load(
@@ -212,6 +214,68 @@ class OnnxRuntimeEngine:
         self._open_session()
         self._trim()
         self._marked = (self._length, self._cache)
+
+    def shelve(self, start: int, end: int) -> int:
+        """Put a copy of a part of the cache aside, for ``gather``.
+
+        Args:
+            start: Index of its first token.
+            end: Index behind its last token.
+
+        Returns:
+            The number of the piece.
+
+        Raises:
+            ValueError: The cache does not hold these tokens.
+            EngineError: The engine is closed, or the model's keys cannot be moved.
+        """
+        self._open_session()
+        if not 0 <= start < end <= self._length:
+            raise ValueError(f"no tokens {start} to {end} in a cache of {self._length}")
+        if self._pieces is None:
+            self._pieces = Pieces(self._measured_turns())
+        arrays = [value.numpy() for value in self._cache]
+        return self._pieces.add(arrays[::2], arrays[1::2], start, end)
+
+    def gather(self, pieces: Sequence[int]) -> None:
+        """Make the cache of pieces, behind each other, and mark it.
+
+        Args:
+            pieces: Numbers that ``shelve`` has given, at least one.
+
+        Raises:
+            ValueError: There is no such piece.
+            ContextOverflowError: They exceed the context; the cache is unchanged.
+            EngineError: The engine is closed.
+        """
+        self._open_session()
+        known = self._pieces.count if self._pieces else 0
+        if not pieces or min(pieces) < 0 or max(pieces) >= known:
+            raise ValueError(f"no pieces {list(pieces)}: {known} were kept")
+        assert self._pieces is not None
+        count = self._pieces.length(pieces)
+        if count > self.context_length:
+            raise ContextOverflowError(
+                f"pieces of {count} tokens exceed the context of {self.context_length}"
+            )
+        keys, values = self._pieces.together(pieces)
+        self._cache = [
+            onnxruntime.OrtValue.ortvalue_from_numpy(layer[None], self._device)
+            for pair in zip(keys, values, strict=True)
+            for layer in pair
+        ]
+        self._held = self._length = count
+        self._marked = (self._length, self._cache)
+
+    def _measured_turns(self) -> NDArray[np.float64]:
+        """Run equal tokens through the model, and leave the cache as it was."""
+        kept = (self._cache, self._held, self._length)
+        self._cache, self._held, self._length = self._empty, 0, 0
+        try:
+            self.append([self.vocab_size // 2] * PROBE_TOKENS)
+            return measure_turns([value.numpy() for value in self._cache[::2]])
+        finally:
+            self._cache, self._held, self._length = kept
 
     def end_profile(self) -> str:
         """Write the profile of all passes so far, and give its file (JSON of trace events)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,3 +75,36 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the memory of the engine; it cannot be used afterwards."""
+
+
+@runtime_checkable
+class Gathering(Engine, Protocol):
+    """An engine that can put its cache together from pieces of earlier ones."""
+
+    def shelve(self, start: int, end: int) -> int:
+        """Put a copy of a part of the cache aside, for ``gather``.
+
+        Args:
+            start: Index of its first token.
+            end: Index behind its last token.
+
+        Returns:
+            The number of the piece.
+
+        Raises:
+            ValueError: The cache does not hold these tokens.
+            EngineError: The model's keys cannot be moved to other positions.
+        """
+
+    def gather(self, pieces: Sequence[int]) -> None:
+        """Make the cache of pieces, behind each other, as if each had been computed there.
+
+        It is marked: rolling back to its length costs no copy.
+
+        Args:
+            pieces: Numbers that ``shelve`` has given, at least one.
+
+        Raises:
+            ValueError: There is no such piece.
+            ContextOverflowError: They exceed ``context_length``; the cache is unchanged.
+        """

@@ -37,6 +37,7 @@ def open_understander(settings: Settings, bundle: str, skills: str) -> Understan
             os.path.expanduser(bundle),
             os.path.expanduser(skills) or None,
             threads=settings.threads,
+            shortlist=settings.shortlist,
             provider=settings.provider,
             allow_fallback=settings.allow_fallback,
             selftest_commands=settings.selftest_commands,

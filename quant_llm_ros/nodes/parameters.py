@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 from quant_llm_ros.command.pending import QueuePolicy
+from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE, DEFAULT_SELFTEST_COMMANDS
 from quant_llm_ros.engine.cpus import parse_cpus
 from quant_llm_ros.engine.providers import AUTO, PROVIDERS
@@ -24,6 +25,7 @@ class Settings:
 
     bundle: str
     skills: str
+    shortlist: int
     threads: int
     cpus: str
     provider: str
@@ -64,6 +66,15 @@ SPECS: tuple[Spec, ...] = (
         loading=True,
     ),
     Spec("skills", "", "Skill registry (YAML file); empty: the bundle's own.", loading=True),
+    Spec(
+        "shortlist",
+        DEFAULT_SHORTLIST,
+        f"Skills that the model is shown for a command where the registry has more than {LARGE}; "
+        "0: always all.",
+        0,
+        1000,
+        loading=True,
+    ),
     Spec("threads", 2, "CPU threads of the model.", 1, 64, loading=True),
     CpusSpec(
         "cpus",
