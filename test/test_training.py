@@ -16,9 +16,9 @@ from quant_llm_ros.errors import CheckpointError, RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.training.averaging import average_adapters
-from quant_llm_ros.training.layerwise import train_layers
 from quant_llm_ros.training.packing import pack, use_packed_attention
 from quant_llm_ros.training.qat import make_simulation
+from quant_llm_ros.training.reconstruction import train_layers
 from quant_llm_ros.training.settings import FinetuneSettings
 
 
@@ -144,7 +144,10 @@ def test_layers_learn_one_by_one(tokenizer, tmp_path):
         device="cpu",
         on_layer=reports.append,
     )
+    paused = layers_give(packs[0])
+    simulation.refresh()
     trained = [layers_give(p) for p in packs]
+    assert not torch.equal(paused[0], trained[0][0])
     assert [report.layer for report in reports] == [0, 1]
     assert all(report.after < 0.8 * report.before for report in reports)
     first = [sum(error(got[p][0], exact[p][0]) for p in (0, 1)) / 2 for got in (rounded, trained)]
