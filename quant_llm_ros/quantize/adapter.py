@@ -18,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from quant_llm_ros.engine.bundle import file_sha256
 from quant_llm_ros.errors import CheckpointError
 from quant_llm_ros.quantize.decoder import Decoder
 
@@ -64,8 +65,8 @@ class Adapter:
         """
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            data = (folder / TENSORS).read_bytes()
-            tensors = safetensors.torch.load(data)
+            digest = file_sha256(folder / TENSORS)
+            tensors = safetensors.torch.load_file(folder / TENSORS)
         except OSError as error:
             raise CheckpointError(
                 f"{error.filename}: {error.strerror}; an adapter is a folder with {CONFIG} and "
@@ -73,7 +74,6 @@ class Adapter:
             ) from error
         except (ValueError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{folder}: damaged adapter: {error}") from error
-        digest = hashlib.sha256(data).hexdigest()
         if config.get("kind") == WHOLE_WEIGHTS:
             return cls({}, 1.0, digest, tensors)
         unusual = [key for key in _UNUSUAL if config.get(key)]
