@@ -324,3 +324,29 @@ def test_finetune_runs_resumes_and_saves(tmp_path, repository, scripts):
     )
     assert leaking.returncode == 1
     assert "is kept for measuring; take it out of the training data" in leaking.stderr
+
+
+def test_an_adapter_takes_over_what_another_learnt(tmp_path):
+    """In the precision of the file; one of another rank is refused."""
+    import peft
+
+    from quant_llm_ros.training.adapter_files import save_low_rank, take_over
+    from quant_llm_ros.training.rounding import TARGETS
+
+    def adapted(rank):
+        config = peft.LoraConfig(r=rank, lora_alpha=8, target_modules=list(TARGETS))
+        return peft.get_peft_model(tiny_llama(100), config)
+
+    first, second = adapted(4), adapted(4)
+    for name, parameter in first.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    save_low_rank(first, 4, 8, tmp_path / "adapter")
+    assert len(Adapter.load(tmp_path / "adapter").pairs) == 2 * 7
+    take_over(second, tmp_path / "adapter")
+    learnt = dict(second.named_parameters())
+    for name, parameter in first.named_parameters():
+        if "lora_" in name:
+            assert torch.equal(learnt[name], parameter.bfloat16().float())
+    with pytest.raises(CheckpointError, match="begin with an adapter of rank 2 for"):
+        take_over(adapted(2), tmp_path / "adapter")

@@ -29,15 +29,10 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CheckpointError, DatasetError
-from quant_llm_ros.quantize.adapter import (
-    Adapter,
-    CONFIG,
-    PREFIX,
-    TENSORS,
-    WHOLE_WEIGHTS,
-)
+from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import load_transformers
+from quant_llm_ros.training.adapter_files import save_low_rank, save_whole, take_over
 from quant_llm_ros.training.generator import generate, Group, MAX_CHARS, TrainingExample
 from quant_llm_ros.training.leaks import LeakCheck
 from quant_llm_ros.training.optimizer import falling, make_optimizer, take_step
@@ -52,7 +47,6 @@ from quant_llm_ros.training.qat import (
 )
 from quant_llm_ros.training.reconstruction import LayerReport, train_layers
 from quant_llm_ros.training.rounding import (
-    lora_layers,
     plain_layers,
     round_embedding,
     TARGETS,
@@ -172,7 +166,7 @@ class Finetuner:
         else:
             self._add_adapter()
         if start is not None:
-            self._begin_with(start)
+            take_over(self._model, start)
         self._rounding = make_simulation(settings.method, self._model, recipe)
         self._is_rounding = False
         weights = [p for p in self._model.parameters() if p.requires_grad]
@@ -276,60 +270,12 @@ class Finetuner:
         )
         peft.get_peft_model(self._model, config)  # in place
 
-    def _begin_with(self, folder: Path) -> None:
-        """Take over the values of another adapter."""
-        path = folder / TENSORS
-        try:
-            tensors = safetensors.torch.load_file(path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{path} is no adapter: {error}") from error
-        for name, layer in lora_layers(self._model).items():
-            module = name.removesuffix(".weight")
-            for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                key = f"{PREFIX}{module}.{part}.weight"
-                weight = matrix["default"].weight
-                if key not in tensors or tensors[key].shape != weight.shape:
-                    raise CheckpointError(
-                        f"{path}: {key} is missing or of another rank; begin with an adapter of "
-                        f"rank {self.settings.rank} for the same checkpoint"
-                    )
-                weight.data.copy_(tensors[key])
-
     def _save_adapter(self, folder: Path) -> None:
-        """Write the adapter in peft's form, in bfloat16, or whole weights in FP16."""
         if self.settings.train == "weights":
             assert isinstance(self._rounding, StraightThrough)
-            tensors = {
-                name: weight.to("cpu", torch.float16)
-                for name, weight in self._rounding.weights().items()
-            }
-            self._write(folder, {"kind": WHOLE_WEIGHTS}, tensors)
-            return
-        tensors = {}
-        for name, layer in lora_layers(self._model).items():
-            module = name.removesuffix(".weight")
-            for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                key = f"{PREFIX}{module}.{part}.weight"
-                tensors[key] = matrix["default"].weight.detach().to("cpu", torch.bfloat16)
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "r": self.settings.rank,
-            "lora_alpha": self.settings.alpha,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": list(TARGETS),
-        }
-        self._write(folder, config, tensors)
-
-    @staticmethod
-    def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Write an adapter's files; the old tensors stay until the new ones are complete."""
-        folder.mkdir(exist_ok=True)
-        staged = folder / f"{TENSORS}.part"
-        safetensors.torch.save_file(tensors, staged, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(staged, folder / TENSORS)
+            save_whole(self._rounding.weights(), folder)
+        else:
+            save_low_rank(self._model, self.settings.rank, self.settings.alpha, folder)
 
     def _groups(self) -> Iterator[Group]:
         """Give the groups of all steps; the same for every run with these settings."""
