@@ -16,7 +16,7 @@ import torch
 
 from quant_llm_ros.errors import CheckpointError
 from quant_llm_ros.quantize import reference
-from quant_llm_ros.quantize.checkpoint import find_in_package, open_checkpoint
+from quant_llm_ros.quantize.checkpoint import damaged, find_in_package, open_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,26 @@ def test_decoder_computes_the_logits_of_transformers(
     ):
         logits = reference.decoder_logits(decoder, prompt)
         assert reference.relative_error(logits, expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf", "gemma3"])
+def test_the_first_layers_alone_are_those_of_transformers(
+    tmp_path: Path, folder: Path, gguf_file: Path, kind: str
+) -> None:
+    location = {"folder": folder, "gguf": gguf_file}.get(kind)
+    checkpoint = open_checkpoint(location or make_folder(tmp_path / "m", "gemma3", **GEMMA3))
+    prompt = reference.prompts(checkpoint)[0]
+    logits = reference.decoder_logits(checkpoint.decoder(1), prompt)
+    (expected,) = reference.transformers_logits(checkpoint.location, [prompt], 1)
+    assert reference.relative_error(logits, expected) < 1e-5
+    whole = reference.decoder_logits(checkpoint.decoder(), prompt)
+    assert reference.relative_error(logits, whole) > 1e-3
+
+
+def test_too_little_memory_is_no_damage() -> None:
+    short = pytest.raises(CheckpointError, match="model cannot be read: the memory")
+    with short, damaged(Path("model"), RuntimeError):
+        torch.empty(2**50)
 
 
 def test_decoder_in_pieces_computes_the_same(folder: Path) -> None:

@@ -94,7 +94,7 @@ def build(recipe: Path, bundle: Path, limit_bytes: int | None = None) -> dict[st
         preexec_fn=prepare,
     )
     last = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"error": done.stderr}
-    assert "result" in last, last
+    assert "result" in last, (last, done.stderr[-2000:])
     result: dict[str, Any] = last["result"]
     return result
 

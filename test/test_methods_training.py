@@ -208,6 +208,12 @@ def test_what_cannot_be_trained(
         ("{recipe: r.yaml, method: lsqq}", "unknown method 'lsqq'; did you mean 'lsq'?"),
         ("{recipe: r.yaml, train: weight}", "unknown train 'weight'; did you mean 'weights'?"),
         ("{recipe: r.yaml, layerwise: 2}", "layerwise needs method ste or lsq, not rounding"),
+        ("{recipe: r.yaml, layerwise: -1}", "layerwise must be at least 0"),
+        ("{recipe: r.yaml, layerwise_rate: 1.0}", "layerwise_rate changes nothing with layerwise"),
+        (
+            "{recipe: r.yaml, train: weights, method: ste, rank: 8}",
+            "rank changes nothing with train: weights",
+        ),
         ("{recipe: r.yaml, train: weights}", "train: weights needs method ste or lsq"),
         ("{recipe: r.yaml, distill: 2}", "distill must be between 0 and 1"),
         ("{recipe: r.yaml, distill: 1, method: ste}", ""),
@@ -224,12 +230,10 @@ def test_settings(tmp_path: Path, text: str, says: str) -> None:
 
 
 def save_whole(folder: Path, weight: Tensor) -> Path:
-    """Write a weight that was trained whole, as peft writes modules_to_save."""
-    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "modules_to_save": ["up_proj"]}
+    """Write a weight that was trained whole."""
     folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    name = "base_model.model.up_proj.weight"
-    save_file({name: weight.half()}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"kind": "whole_weights"}))
+    save_file({"up_proj.weight": weight.half()}, folder / "adapter_model.safetensors")
     return folder
 
 
@@ -244,6 +248,8 @@ def test_weights_that_were_trained_whole(tmp_path: Path) -> None:
     assert adapter.merge("down_proj.weight", other) is other
     with pytest.raises(CheckpointError, match="it was trained for another model"):
         adapter.merge("up_proj.weight", torch.zeros(32, 64))
+    with pytest.raises(CheckpointError, match=r"^a search compares with the model before"):
+        adapter.need_comparable("a search")
 
 
 def test_adapters_on_top_of_each_other_are_their_sum(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report import text as words
 from quant_llm_ros.report.page import write_page
 from quant_llm_ros.report.samples import clusters, nearest_level, relative_error, uniform_levels
-from quant_llm_ros.report.sweep_pictures import points
+from quant_llm_ros.report.sweep_pictures import losses, points
 from quant_llm_ros.report.times import read_bench, read_growth
-from quant_llm_ros.report.training_log import read_log
+from quant_llm_ros.report.training_log import read_log, TrainingLog
 
 NAME = "<script>alert(1)</script>&"
 
@@ -263,6 +263,17 @@ def test_training_logs(tmp_path, text, steps, losses, rounding):
         losses,
         rounding,
     )
+
+
+def test_names_of_curves_that_end_alike_stand_apart():
+    ends = {"one": 0.3, "other": 0.31, "level": 17.0}
+    logs = [TrainingLog(name, (1, 9), (1.0, end), None) for name, end in ends.items()]
+    drawn = losses(logs)
+    drawn.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in drawn.axes[0].texts}
+    assert boxes.keys() == ends.keys()
+    assert boxes["one"].y1 <= boxes["other"].y0
+    assert boxes["other"].y1 <= boxes["level"].y0
 
 
 @pytest.mark.parametrize(

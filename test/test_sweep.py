@@ -176,7 +176,9 @@ def test_a_row_is_old_when_anything_it_was_made_from_changes(folder, tmp_path):
         (folder / file).write_bytes(content + b"\n")
         assert fingerprint(recipe, what, skills) != before, file
         (folder / file).write_bytes(content)
+    (folder / "model" / "state.safetensors").write_bytes(b"of a training")
     assert fingerprint(recipe, what, skills) == before
+    (folder / "model" / "state.safetensors").unlink()
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from quant_llm_ros.errors import CheckpointError, RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.training.averaging import average_adapters
-from quant_llm_ros.training.layerwise import train_layers
 from quant_llm_ros.training.packing import pack, use_packed_attention
 from quant_llm_ros.training.qat import make_simulation
+from quant_llm_ros.training.reconstruction import train_layers
 from quant_llm_ros.training.settings import FinetuneSettings
 
 
@@ -144,7 +144,10 @@ def test_layers_learn_one_by_one(tokenizer, tmp_path):
         device="cpu",
         on_layer=reports.append,
     )
+    paused = layers_give(packs[0])
+    simulation.refresh()
     trained = [layers_give(p) for p in packs]
+    assert not torch.equal(paused[0], trained[0][0])
     assert [report.layer for report in reports] == [0, 1]
     assert all(report.after < 0.8 * report.before for report in reports)
     first = [sum(error(got[p][0], exact[p][0]) for p in (0, 1)) / 2 for got in (rounded, trained)]
@@ -321,3 +324,29 @@ def test_finetune_runs_resumes_and_saves(tmp_path, repository, scripts):
     )
     assert leaking.returncode == 1
     assert "is kept for measuring; take it out of the training data" in leaking.stderr
+
+
+def test_an_adapter_takes_over_what_another_learnt(tmp_path):
+    """In the precision of the file; one of another rank is refused."""
+    import peft
+
+    from quant_llm_ros.training.adapter_files import save_low_rank, take_over
+    from quant_llm_ros.training.rounding import TARGETS
+
+    def adapted(rank):
+        config = peft.LoraConfig(r=rank, lora_alpha=8, target_modules=list(TARGETS))
+        return peft.get_peft_model(tiny_llama(100), config)
+
+    first, second = adapted(4), adapted(4)
+    for name, parameter in first.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    save_low_rank(first, 4, 8, tmp_path / "adapter")
+    assert len(Adapter.load(tmp_path / "adapter").pairs) == 2 * 7
+    take_over(second, tmp_path / "adapter")
+    learnt = dict(second.named_parameters())
+    for name, parameter in first.named_parameters():
+        if "lora_" in name:
+            assert torch.equal(learnt[name], parameter.bfloat16().float())
+    with pytest.raises(CheckpointError, match="begin with an adapter of rank 2 for"):
+        take_over(adapted(2), tmp_path / "adapter")

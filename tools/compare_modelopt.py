@@ -93,9 +93,8 @@ def load(recipe: Recipe) -> Decoder:
     """Load the model of a recipe, adapter merged."""
     decoder = recipe.checkpoint.open().decoder()
     adapter = Adapter.load_all(recipe.adapters)
-    for name in adapter.pairs if adapter else ():
-        assert adapter is not None
-        decoder.set_weight(name, adapter.merge(name, decoder.get_parameter(name).data))
+    if adapter:
+        adapter.apply(decoder)
     return decoder
 
 

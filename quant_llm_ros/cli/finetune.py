@@ -21,8 +21,9 @@ def add_parser(subcommands: Any) -> None:
         "finetune",
         help="train the adapter that `quantize` merges into the model",
         description=(
-            "Train a low-rank adapter on generated sentences, and on human ones where they are "
-            "given. An interrupted run goes on when the same command is given again."
+            "Train a low-rank adapter, or with `train: weights` in the settings all weights of "
+            "the layers, on generated sentences, and on human ones where they are given. An "
+            "interrupted run goes on when the same command is given again."
         ),
     )
     parser.add_argument(
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train an adapter."""
     try:
         from quant_llm_ros.training.finetune import Finetuner, Report
-        from quant_llm_ros.training.layerwise import LayerReport
+        from quant_llm_ros.training.reconstruction import LayerReport
     except ModuleNotFoundError as error:
         raise RecipeError(
             f"fine-tuning needs the package {error.name!r}; install the extra: "

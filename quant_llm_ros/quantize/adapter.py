@@ -2,7 +2,8 @@
 
 Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Language Models», section 4.1. The files are
 those that Hugging Face ``peft`` writes: ``adapter_config.json`` and ``adapter_model.safetensors``.
-They may hold weights that were trained whole, too (peft's ``modules_to_save``).
+Weights that training for few bits changed whole lie in files of the same names, which are our own:
+``kind`` is ``whole_weights``, and the tensors have the names of the weights.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import safetensors
 import safetensors.torch
 import torch
 
+from quant_llm_ros.engine.bundle import file_sha256
 from quant_llm_ros.errors import CheckpointError
+from quant_llm_ros.quantize.decoder import Decoder
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What ``peft`` puts before the name of a weight."""
+WHOLE_WEIGHTS = "whole_weights"
 
 # Settings of peft under which an update is not alpha / r times B A.
 _UNUSUAL = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
@@ -37,7 +41,8 @@ class Adapter:
             B ``[out, rank]``, float32.
         scale: Factor of the update.
         sha256: Hash of the file with the matrices.
-        whole: Weights that take the place of others, by name, ``[out, in]``.
+        whole: Weights that take the place of others, by name, ``[out, in]``. They were trained
+            to be rounded, and are no model that a rounded one could be compared with.
     """
 
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -60,15 +65,17 @@ class Adapter:
         """
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            data = (folder / TENSORS).read_bytes()
-            tensors = safetensors.torch.load(data)
+            digest = file_sha256(folder / TENSORS)
+            tensors = safetensors.torch.load_file(folder / TENSORS)
         except OSError as error:
             raise CheckpointError(
                 f"{error.filename}: {error.strerror}; an adapter is a folder with {CONFIG} and "
-                f"{TENSORS}"
+                f"{TENSORS}, as `quant_llm finetune` writes it"
             ) from error
         except (ValueError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{folder}: damaged adapter: {error}") from error
+        if config.get("kind") == WHOLE_WEIGHTS:
+            return cls({}, 1.0, digest, tensors)
         unusual = [key for key in _UNUSUAL if config.get(key)]
         if config.get("peft_type") != "LORA" or unusual:
             what = f"; this one has {unusual[0]}" if unusual else ""
@@ -78,22 +85,20 @@ class Adapter:
         rank, alpha = config.get("r"), config.get("lora_alpha")
         if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
             raise CheckpointError(f"{folder / CONFIG}: r and lora_alpha must be numbers")
-        pairs, whole = {}, {}
-        saved = config.get("modules_to_save") or ()
-        for key, tensor in tensors.items():
+        pairs = {}
+        for key, down in tensors.items():
             name, part, _ = key.removeprefix(PREFIX).partition(".lora_A.weight")
-            if part:
-                up = tensors.get(f"{PREFIX}{name}.lora_B.weight")
-                if up is None or up.shape[1] != tensor.shape[0]:
-                    raise CheckpointError(f"{folder / TENSORS}: {key} has no matching lora_B")
-                pairs[f"{name}.weight"] = (tensor.float(), up.float())
-            elif name.removesuffix(".weight").endswith(tuple(saved)) and saved:
-                whole[name] = tensor
-        if 2 * len(pairs) + len(whole) != len(tensors):
+            if not part:
+                continue
+            up = tensors.get(f"{PREFIX}{name}.lora_B.weight")
+            if up is None or up.shape[1] != down.shape[0]:
+                raise CheckpointError(f"{folder / TENSORS}: {key} has no matching lora_B")
+            pairs[f"{name}.weight"] = (down.float(), up.float())
+        if 2 * len(pairs) != len(tensors):
             raise CheckpointError(
                 f"{folder / TENSORS}: has tensors that are not of a LoRA adapter"
             )
-        return cls(pairs, alpha / rank, hashlib.sha256(data).hexdigest(), whole)
+        return cls(pairs, alpha / rank, digest)
 
     @classmethod
     def load_all(cls, folders: Sequence[Path]) -> Adapter | None:
@@ -139,12 +144,36 @@ class Adapter:
         """
         if name in self.whole:
             self._check_shape(name, tuple(self.whole[name].shape), weight)
-            weight = self.whole[name].float()
+            weight = self.whole[name].to(torch.float32, copy=True)
         if name not in self.pairs:
             return weight
         down, up = self.pairs[name]
         self._check_shape(name, (up.shape[0], down.shape[1]), weight)
         return weight + self.scale * (up @ down)
+
+    def need_comparable(self, what: str) -> None:
+        """Refuse to compare a rounded model with this one where that means nothing.
+
+        Args:
+            what: What is asked for, as the beginning of the message.
+
+        Raises:
+            CheckpointError: It holds whole weights.
+        """
+        if self.whole:
+            raise CheckpointError(
+                f"{what} compares with the model before quantization, but the adapter's weights "
+                "were trained whole to be rounded; name the adapter that they were trained from"
+            )
+
+    def apply(self, decoder: Decoder) -> None:
+        """Merge into all weights of a decoder.
+
+        Raises:
+            CheckpointError: It was trained for another model.
+        """
+        for name in sorted(self.names):
+            decoder.set_weight(name, self.merge(name, decoder.get_parameter(name).data))
 
     @staticmethod
     def _check_shape(name: str, shape: tuple[int, ...], weight: torch.Tensor) -> None:

@@ -101,6 +101,8 @@ def build_bundle(
             write(folder / name)
 
         adapter = Adapter.load_all(recipe.adapters)
+        if adapter and unquantized is not None:
+            adapter.need_comparable(f"{recipe.file}: accuracy.unquantized")
         correction = Adapter.load(recipe.correction) if recipe.correction else None
         load = _loader(checkpoint, adapter)
         compared = reference.passages(recipe, checkpoint, folder, texts)
@@ -154,7 +156,6 @@ def build_bundle(
                 figures["export_relative_error"] = change_of_graph
                 figures["engine_relative_error"] = change_of_graph
         if not (adapter and adapter.whole):
-            # Weights that were trained whole, to be rounded, are no model to compare with.
             figures["kl_divergence_nats"] = change.kl_nats
             figures["top1_agreement"] = change.top1_agreement
         size = sum(path.stat().st_size for path in folder.iterdir())

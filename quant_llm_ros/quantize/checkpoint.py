@@ -212,6 +212,11 @@ def damaged(path: Path, *errors: type[BaseException]) -> Iterator[None]:
     try:
         yield
     except errors as error:
+        if "can't allocate memory" in str(error):  # torch has no error of its own for it
+            raise CheckpointError(
+                f"{path} cannot be read: the memory does not suffice ({error}); "
+                "stop other programs, or use a machine with more"
+            ) from error
         raise CheckpointError(
             f"{path} cannot be read: it is damaged or cut off "
             f"({type(error).__name__}: {error}); get it again"

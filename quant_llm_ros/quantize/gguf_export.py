@@ -47,8 +47,7 @@ def write_gguf(recipe: Recipe, path: Path) -> None:
     decoder = checkpoint.decoder()
     adapter = Adapter.load_all(recipe.adapters)
     if adapter:
-        for name in adapter.names:
-            decoder.set_weight(name, adapter.merge(name, decoder.get_parameter(name).data))
+        adapter.apply(decoder)
     config = checkpoint.config
     staged = path.with_suffix(".part")
     path.parent.mkdir(parents=True, exist_ok=True)

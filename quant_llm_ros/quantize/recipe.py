@@ -91,7 +91,7 @@ class Recipe:
     Attributes:
         name: Of the bundle.
         checkpoint: Where the model comes from.
-        adapters: Folders of the low-rank adapters that are merged before quantization.
+        adapters: Folders of the adapters that are merged before quantization, in this order.
         prompt_examples: When the prompt shows the skills' examples; see
             ``engine.bundle.PROMPT_EXAMPLES``.
         skills_fixed: The model understands only the skills that go into the bundle: a node refuses

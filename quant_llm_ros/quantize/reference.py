@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import tokenizers
 import torch
 from torch import Tensor
@@ -102,13 +103,29 @@ def load_transformers(location: Path, layers: int | None = None) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             str(folder), local_files_only=True, **names
         )
+        path: Path | None = folder
         if layers is not None:
             config.num_hidden_layers = layers
             if getattr(config, "layer_types", None):
                 config.layer_types = config.layer_types[:layers]
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=torch.float32, local_files_only=True, **names
+            if folder == location:
+                path, names = None, {"state_dict": _first_layers(folder, layers)}
+        kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return kind.from_pretrained(
+            path, config=config, dtype=torch.float32, local_files_only=True, **names
         )
+
+
+def _first_layers(folder: Path, layers: int) -> dict[str, Tensor]:
+    """Read what the first layers need from a folder, where transformers maps all files at once."""
+    weights = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safetensors.safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                layer = name.partition(".layers.")[2].partition(".")[0]
+                if not layer or int(layer) < layers:
+                    weights[name] = file.get_tensor(name).float()
+    return weights
 
 
 def transformers_logits(

@@ -24,12 +24,14 @@ class Unquantized:
 
     Attributes:
         checkpoint: Where it comes from.
+        adapter: What was merged, or None.
         decoder: With the adapter merged.
         prompts: Token ids of the reference sentences.
         texts: On which quantized models are compared with this one.
     """
 
     checkpoint: Checkpoint
+    adapter: Adapter | None
     decoder: Decoder
     prompts: tuple[list[int], ...]
     texts: Passages
@@ -49,12 +51,10 @@ class Unquantized:
         decoder = checkpoint.decoder()
         adapter = Adapter.load_all(recipe.adapters)
         if adapter:
-            for name in adapter.names:
-                merged = adapter.merge(name, decoder.get_parameter(name).data)
-                decoder.set_weight(name, merged)
+            adapter.apply(decoder)
         prompts = [ids[: recipe.context_length] for ids in reference.prompts(checkpoint)]
         made = texts(recipe, checkpoint) if texts else Passages((), prompts)
-        return cls(checkpoint, decoder, tuple(prompts), made)
+        return cls(checkpoint, adapter, decoder, tuple(prompts), made)
 
     def logits(self) -> list[torch.Tensor]:
         """Compute the logits of the texts with the decoder's present weights."""

@@ -94,12 +94,15 @@ class Mixer:
 
         Raises:
             RecipeError: A choice is unknown or does not fit.
-            CheckpointError: The checkpoint is missing or damaged.
+            CheckpointError: The checkpoint is missing or damaged, or the adapter's weights were
+                trained whole.
         """
         self.recipe = recipe
         self.choices = tuple(choices)
         self._rules = [choice_recipe(recipe, choice) for choice in choices]
         self._model = Unquantized.load(recipe, texts)
+        if self._model.adapter:
+            self._model.adapter.need_comparable(f"{recipe.file}: a search")
         decoder = self._model.decoder
         self._weights = {n: decoder.get_parameter(n).data for n in decoder.matrix_names()}
         members: dict[str, list[str]] = {}

@@ -20,6 +20,7 @@ from quant_llm_ros.report.measure import What
 _ROOMS = ("command", "engine", "quantize", "report", "training")
 # Of what decides a figure; a change of a picture or a page makes no row old.
 _REPORT = ("energy.py", "measure.py", "perplexity.py")
+_STATE = "state.safetensors"  # of training; it may lie beside an adapter, which does not need it
 _RUNTIMES = ("onnxruntime", "torch")
 
 
@@ -86,8 +87,10 @@ def _code() -> Iterable[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    """Give a file, or the files of a folder, in a fixed order."""
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    """Give a file, or the files of a folder that a recipe reads, in a fixed order."""
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name != _STATE)
 
 
 def _version(distribution: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -148,12 +149,19 @@ def losses(logs: Sequence[TrainingLog]) -> Any:
                     "rounding begins", (rounding, at), (0, 9), textcoords="offset points",
                     color=MUTED, fontsize=FONT_PT - 1, ha="center",
                 )  # fmt: skip
-        axes.annotate(
-            log.name, (last, log.losses[-1]), (6, 0), textcoords="offset points", color=colour,
-            va="center", annotation_clip=False,
-        )  # fmt: skip
     axes.set(xlabel="training step", ylabel="loss on held-out sentences, nats per token")
     axes.set_ylim(bottom=0)
+    points = 72 / axes.figure.dpi
+    ends = [axes.transData.transform((last, log.losses[-1]))[1] * points for log in logs]
+    lowest = -math.inf  # where the next label may stand, from the lowest curve up
+    for number in sorted(range(len(logs)), key=ends.__getitem__):
+        place = max(ends[number], lowest)
+        lowest = place + 1.3 * FONT_PT
+        axes.annotate(
+            logs[number].name, (last, logs[number].losses[-1]), (6, place - ends[number]),
+            textcoords="offset points", color=_CURVES[number % len(_CURVES)], va="center",
+            annotation_clip=False,
+        )  # fmt: skip
     return drawn
 
 

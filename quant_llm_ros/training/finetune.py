@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import os
 from pathlib import Path
 import random
@@ -30,24 +29,24 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CheckpointError, DatasetError
-from quant_llm_ros.quantize.adapter import CONFIG, PREFIX, TENSORS
+from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import load_transformers
+from quant_llm_ros.training.adapter_files import save_low_rank, save_whole, take_over
 from quant_llm_ros.training.generator import generate, Group, MAX_CHARS, TrainingExample
-from quant_llm_ros.training.layerwise import LayerReport, train_layers
 from quant_llm_ros.training.leaks import LeakCheck
+from quant_llm_ros.training.optimizer import falling, make_optimizer, take_step
 from quant_llm_ros.training.packing import Pack, pack, use_packed_attention
 from quant_llm_ros.training.qat import (
     distillation_loss,
-    make_optimizer,
     make_simulation,
     merge_start,
     recipe_for_training,
     round_once,
     StraightThrough,
 )
+from quant_llm_ros.training.reconstruction import LayerReport, train_layers
 from quant_llm_ros.training.rounding import (
-    lora_layers,
     plain_layers,
     round_embedding,
     TARGETS,
@@ -83,7 +82,7 @@ class Report:
 
 
 class Finetuner:
-    """Trains an adapter, step by step, and can go on where it was interrupted."""
+    """Trains an adapter or all weights, step by step, and can go on where it was interrupted."""
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class Finetuner:
         device: str = "cpu",
         threads: int = 2,
     ) -> None:
-        """Load the checkpoint that the recipe names and put a fresh adapter on it.
+        """Load the checkpoint that the recipe names and get it ready to be trained.
 
         Args:
             settings: How to train.
@@ -130,6 +129,11 @@ class Finetuner:
                 f"{text!r} is to be learnt, but {where} is kept for measuring; take it out of the "
                 "training data"
             )
+        self._start_sha256 = ""
+        if start is not None:
+            adapter = Adapter.load(start)
+            adapter.need_comparable(f"{start}: training")
+            self._start_sha256 = adapter.sha256
         recipe = recipe_for_training(Recipe.load(settings.recipe), settings.method)
         checkpoint = recipe.checkpoint.open()
         if checkpoint.config.windows:
@@ -162,7 +166,7 @@ class Finetuner:
         else:
             self._add_adapter()
         if start is not None:
-            self._begin_with(start)
+            take_over(self._model, start)
         self._rounding = make_simulation(settings.method, self._model, recipe)
         self._is_rounding = False
         weights = [p for p in self._model.parameters() if p.requires_grad]
@@ -230,13 +234,13 @@ class Finetuner:
                 "or another output folder"
             )
         self.step = int(metadata["step"])
-        self._layers_trained = True  # the first state is saved after it
+        self._layers_trained = True  # the first state is saved after that
         for index, parameter in enumerate(self._parameters):
             parameter.data.copy_(tensors[f"{index}.value"])
             if f"{index}.exp_avg" not in tensors:
                 continue  # a step size, and weights were not rounded yet
             self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.step)),
+                "step": tensors[f"{index}.step"].to(self._device),
                 "exp_avg": tensors[f"{index}.exp_avg"].to(self._device),
                 "exp_avg_sq": tensors[f"{index}.exp_avg_sq"].to(self._device),
             }
@@ -266,55 +270,12 @@ class Finetuner:
         )
         peft.get_peft_model(self._model, config)  # in place
 
-    def _begin_with(self, folder: Path) -> None:
-        """Take over the values of another adapter."""
-        path = folder / TENSORS
-        try:
-            tensors = safetensors.torch.load_file(path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{path} is no adapter: {error}") from error
-        for name, layer in lora_layers(self._model).items():
-            module = name.removesuffix(".weight")
-            for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                key = f"{PREFIX}{module}.{part}.weight"
-                weight = matrix["default"].weight
-                if key not in tensors or tensors[key].shape != weight.shape:
-                    raise CheckpointError(
-                        f"{path}: {key} is missing or of another rank; begin with an adapter of "
-                        f"rank {self.settings.rank} for the same checkpoint"
-                    )
-                weight.data.copy_(tensors[key])
-
     def _save_adapter(self, folder: Path) -> None:
-        """Write the adapter in peft's form: in bfloat16, whole weights in FP16."""
-        folder.mkdir(exist_ok=True)
-        tensors = {}
-        for name, layer in lora_layers(self._model).items():
-            module = name.removesuffix(".weight")
-            for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                key = f"{PREFIX}{module}.{part}.weight"
-                tensors[key] = matrix["default"].weight.detach().to("cpu", torch.bfloat16)
-        whole = self.settings.train == "weights"
-        if whole:  # FP16: three bits more than bfloat16 keep nearly every code as it was trained
-            tensors = {
-                f"{PREFIX}{name}": layer.weight.detach().to("cpu", torch.float16)
-                for name, layer in plain_layers(self._model).items()
-            }
-        staged = folder / f"{TENSORS}.part"
-        safetensors.torch.save_file(tensors, staged, metadata={"format": "pt"})
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "r": self.settings.rank,
-            "lora_alpha": self.settings.alpha,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": [] if whole else list(TARGETS),
-        }
-        if whole:
-            config["modules_to_save"] = list(TARGETS)
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(staged, folder / TENSORS)
+        if self.settings.train == "weights":
+            assert isinstance(self._rounding, StraightThrough)
+            save_whole(self._rounding.weights(), folder)
+        else:
+            save_low_rank(self._model, self.settings.rank, self.settings.alpha, folder)
 
     def _groups(self) -> Iterator[Group]:
         """Give the groups of all steps; the same for every run with these settings."""
@@ -374,7 +335,7 @@ class Finetuner:
         if done < self.settings.warmup:
             return self.settings.learning_rate * (done / self.settings.warmup)
         part = (done - self.settings.warmup) / max(1e-9, 1.0 - self.settings.warmup)
-        return self.settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+        return self.settings.learning_rate * falling(part)
 
     def _train_layers(self, on_layer: Callable[[LayerReport], None]) -> None:
         """Let each layer learn by itself, on sentences of another seed than the steps have."""
@@ -403,8 +364,6 @@ class Finetuner:
         if self.step >= self._rounding_step() and due:
             self._rounding.refresh()
             self._is_rounding = True
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate() * group["rate"]
         logits = self._logits(batch)
         loss = functional.cross_entropy(logits, batch.labels.to(self._device))
         if self._teacher is not None:
@@ -417,9 +376,7 @@ class Finetuner:
                 f"the loss is {float(loss)} at step {self.step}; lower learning_rate"
             )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        take_step(self._optimizer, self._learning_rate())
         return float(loss.detach())
 
     def _logits(self, batch: Pack, model: Any = None) -> Tensor:
@@ -457,6 +414,7 @@ class Finetuner:
             tensors[f"{index}.value"] = parameter.detach().cpu()
             if not state:
                 continue
+            tensors[f"{index}.step"] = state["step"].cpu()
             tensors[f"{index}.exp_avg"] = state["exp_avg"].cpu()
             tensors[f"{index}.exp_avg_sq"] = state["exp_avg_sq"].cpu()
         staged = self.output / f"{STATE}.part"
@@ -470,5 +428,6 @@ class Finetuner:
         settings["recipe"] = self.settings.recipe.read_text(encoding="utf-8")
         human = [(e.text, e.answer) for e in self._human]
         parts = [settings, human, self._skills.sha256, self._registries is None]
+        parts.append(self._start_sha256)
         parts.append(sorted(self._leaks.measured))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -18,7 +18,6 @@ weight that is trained whole.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,9 +36,6 @@ from quant_llm_ros.quantize.methods.uniform import UniformQuantizer
 from quant_llm_ros.quantize.recipe import LayerRule, Recipe
 from quant_llm_ros.quantize.tensors import Quantizer
 from quant_llm_ros.training.rounding import lora_layers, plain_layers, Rounding
-
-STEP_RATE = 0.1
-"""Learning rate of step sizes, as a share of that of weights."""
 
 
 class Simulation(Protocol):
@@ -110,7 +106,8 @@ class StraightThrough:
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         """Take a model, with an adapter or without, and the recipe that will quantize it."""
         self._on = False
-        for name, layer in (lora_layers(model) or plain_layers(model)).items():
+        self._layers = lora_layers(model) or plain_layers(model)
+        for name, layer in self._layers.items():
             quantizer = recipe.quantizer(name)
             if quantizer is not None:
                 self._replace(name, layer, quantizer)
@@ -129,6 +126,11 @@ class StraightThrough:
 
     def save(self, folder: Path) -> None:
         """Write nothing: the grid follows from the weights."""
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, Tensor]:
+        """Give the weights of all layers as they are to be saved, by name, ``[out, in]``."""
+        return {name: weight_of(layer) for name, layer in self._layers.items()}
 
     def rounded(self, name: str, weight: Tensor, quantizer: Quantizer) -> Tensor:
         """Round a weight so that its gradient is that of the result."""
@@ -161,6 +163,7 @@ class LearnedSteps(StraightThrough):
             RecipeError: The recipe's grid has no step sizes that could be learned.
         """
         self._steps: dict[str, nn.Parameter] = {}
+        self._bits: dict[str, int] = {}
         self._signed: set[str] = set()  # weights whose steps may be negative
         super().__init__(model, recipe)
 
@@ -177,11 +180,20 @@ class LearnedSteps(StraightThrough):
         }
         safetensors.torch.save_file(tensors, folder / STEPS)
 
+    @torch.no_grad()
+    def weights(self) -> dict[str, Tensor]:
+        """Give the weights of all layers, rounded: in any type they are rounded so again."""
+        return {
+            name: _Lsq.apply(weight, self._steps[name], self._bits[name], name in self._signed)
+            if name in self._steps
+            else weight
+            for name, weight in super().weights().items()
+        }
+
     def rounded(self, name: str, weight: Tensor, quantizer: Quantizer) -> Tensor:
         """Round a weight with the trained step sizes."""
-        assert isinstance(quantizer, (LearnedQuantizer, UniformQuantizer))
         signed = name in self._signed
-        result: Tensor = _Lsq.apply(weight, self._steps[name], quantizer.bits, signed)
+        result: Tensor = _Lsq.apply(weight, self._steps[name], self._bits[name], signed)
         return result
 
     def _replace(self, name: str, layer: nn.Linear | LoraLinear, quantizer: Quantizer) -> None:
@@ -200,6 +212,8 @@ class LearnedSteps(StraightThrough):
         assert scales is not None
         if getattr(quantizer, "range", "") == "signed":
             self._signed.add(name)
+        assert isinstance(quantizer, (LearnedQuantizer, UniformQuantizer))
+        self._bits[name] = quantizer.bits
         self._steps[name] = nn.Parameter(scales.to(layer.weight.device))
         super()._replace(name, layer, quantizer)
 
@@ -255,16 +269,6 @@ def weight_of(layer: nn.Linear | LoraLinear) -> Tensor:
     product: Tensor = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     total: Tensor = layer.weight + product * layer.scaling["default"]
     return total
-
-
-def make_optimizer(
-    weights: Sequence[nn.Parameter], steps: Collection[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """Make an optimizer whose groups say with ``rate`` which share of the rate they get."""
-    groups = [{"params": weights, "rate": 1.0}, {"params": list(steps), "rate": STEP_RATE}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, weight_decay=0.0, fused=True
-    )
 
 
 @torch.no_grad()

@@ -42,8 +42,8 @@ class FinetuneSettings:
             steps), ``ste`` (in every step), ``lsq`` (with learned step sizes), or ``frozen``
             (weights are rounded once and the adapter stays beside them); see ``qat.py``.
         train: ``adapter``, or ``weights``: all matrices of the layers, with method ``ste`` or
-            ``lsq``; what comes out is as large as the model in FP16. The adapter to begin with
-            is merged into them, and ``rank`` and ``alpha`` are of no use.
+            ``lsq``; what comes out is as large as they are in FP16. The adapter to begin with is
+            merged into them.
         layerwise: How often each layer reads ``layerwise_groups`` generated groups before the
             steps begin, to learn by itself what the unquantized layer gives; 0: not at all. With
             method ``ste`` or ``lsq``.
@@ -139,12 +139,20 @@ class FinetuneSettings:
         ):
             if getattr(settings, name) < 1:
                 raise RecipeError(f"{path}: {name} must be at least 1")
-        for name, wanted in (
-            ("train: weights", settings.train == "weights"),
-            ("layerwise", settings.layerwise > 0),
-        ):
+        if settings.layerwise < 0 or settings.layerwise_rate <= 0:
+            raise RecipeError(f"{path}: layerwise must be at least 0, and layerwise_rate above 0")
+        whole = settings.train == "weights"
+        for name, wanted in (("train: weights", whole), ("layerwise", settings.layerwise)):
             if wanted and settings.method not in ("ste", "lsq"):
                 raise RecipeError(f"{path}: {name} needs method ste or lsq, not {settings.method}")
+        idle = {
+            "train: weights": ("on_top", "rank", "alpha") if whole else (),
+            "layerwise: 0": () if settings.layerwise else ("layerwise_groups", "layerwise_rate"),
+        }
+        for why, names in idle.items():
+            for name in names:
+                if name in document:
+                    raise RecipeError(f"{path}: {name} changes nothing with {why}; leave it out")
         return settings
 
 

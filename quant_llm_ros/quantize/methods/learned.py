@@ -1,8 +1,9 @@
 """Learned step sizes: the grid that quantization-aware training left behind.
 
 Esser et al., «Learned Step Size Quantization» (arXiv:1902.08153), section 2.1. ``quant_llm
-finetune`` with ``method: lsq`` writes the step sizes beside the adapter; rounding on them gives
-exactly the weights that were trained.
+finetune`` with ``method: lsq`` writes the step sizes beside the adapter. Rounding on them gives
+the weights that were trained: exactly where these were trained whole, nearly where an adapter in
+bfloat16 is merged first.
 """
 
 from __future__ import annotations

@@ -4,22 +4,23 @@ A whole model in 2 bits is so wrong at first that its answers say little about w
 single layer's own output says it at once. Chen et al. 2024, «EfficientQAT» (arXiv:2407.11062),
 section 3.2 (block-wise training of all parameters); Li et al. 2021, «BRECQ» (arXiv:2102.05426),
 section 3.2. Each layer reads what the quantized layers before it give, and its target is what the
-unquantized model has at this place.
+unquantized layers give at this place, all behind the embedding as it will be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
-import math
 import random
 from typing import Any
 
 import torch
 from torch import nn, Tensor
 
+from quant_llm_ros.errors import CheckpointError
+from quant_llm_ros.training.optimizer import falling, make_optimizer, take_step
 from quant_llm_ros.training.packing import Pack
-from quant_llm_ros.training.qat import make_optimizer, StraightThrough
+from quant_llm_ros.training.qat import StraightThrough
 
 _DTYPE = torch.bfloat16
 
@@ -30,8 +31,9 @@ class LayerReport:
 
     Attributes:
         layer: Its index.
-        before: Mean over tokens of the squared error of its output, as a share of the output's
-            square, when its weights are rounded and not trained yet.
+        before: Squared error of its output for a token, as a share of the output's square, when
+            its weights are rounded and not trained yet; mean over all tokens of a sequence, then
+            over the sequences.
         after: The same at the end of its training.
     """
 
@@ -55,13 +57,16 @@ def train_layers(
 
     Args:
         model: Its trainable parameters and those of the simulation are changed.
-        simulation: Rounds the weights while it is on.
+        simulation: Rounds the weights; it is paused afterwards.
         packs: What the layers read.
         passes: How often each layer reads all of it.
         learning_rate: Highest rate of AdamW; it falls as a cosine in every layer.
         seed: Of the order.
         device: ``cpu`` or ``cuda``.
         on_layer: Told of every layer that is finished.
+
+    Raises:
+        CheckpointError: An error is not finite: the learning rate is too high.
     """
     order = random.Random(seed)
     batches = [_inputs(model, batch.to(device)) for batch in packs]
@@ -76,23 +81,24 @@ def train_layers(
         weights = [p for p in layer.parameters() if p.requires_grad]
         own = [step for name, step in steps.items() if name.startswith(f"model.layers.{index}.")]
         optimizer = make_optimizer(weights, own)
-        for part in _parts(passes * len(places)):
-            if not part[0] % len(places):
-                order.shuffle(places)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * group["rate"] * part[1]
-            place = places[part[0] % len(places)]
-            loss = _error(_output(layer, batches[place], None, device), wanted[place])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_([*weights, *own], 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for number in range(passes):
+            order.shuffle(places)
+            for count, place in enumerate(places):
+                loss = _error(_output(layer, batches[place], None, device), wanted[place])
+                if not torch.isfinite(loss):
+                    raise CheckpointError(
+                        f"the error of layer {index} is {float(loss)}; lower layerwise_rate"
+                    )
+                loss.backward()
+                done = (number + count / len(places)) / passes
+                take_step(optimizer, learning_rate * falling(done))
         outputs = _outputs(layer, batches, None, device)
         on_layer(LayerReport(index, before, _mean_error(outputs, wanted)))
         batches = [
             dataclasses.replace(batch, states=states)
             for batch, states in zip(batches, outputs, strict=True)
         ]
+    simulation.pause()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +162,3 @@ def _error(output: Tensor, wanted: Tensor) -> Tensor:
 def _mean_error(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     errors = [float(_error(*pair)) for pair in zip(outputs, wanted, strict=True)]
     return sum(errors) / len(errors)
-
-
-def _parts(count: int) -> Iterator[tuple[int, float]]:
-    """Count steps, with the share of the learning rate that each has."""
-    for step in range(count):
-        yield step, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / count))
