@@ -77,7 +77,11 @@ class Pieces:
             turns: By how much pairs of features turn from one position to the next,
                 ``[layers, dim / 2]``; see ``measure_turns``.
         """
-        self._turns = turns[:, None, None]
+        kinds, of_layer = np.unique(turns, axis=0, return_inverse=True)
+        self._turns: list[tuple[slice | NDArray[np.intp], NDArray[np.float64]]] = [
+            (slice(None) if len(kinds) == 1 else np.flatnonzero(of_layer.ravel() == index), row)
+            for index, row in enumerate(kinds)
+        ]
         self._starts: list[int] = []
         self._keys: list[NDArray[np.float16]] = []
         self._values: list[NDArray[np.float16]] = []
@@ -136,27 +140,29 @@ class Pieces:
         if self._room.shape[1] < size:
             self._room = np.empty((2, size), np.float32)
         keys, values = (room[:size].reshape(layers, heads, count, dim) for room in self._room)
+        moves = np.empty(count)
         at = 0
         for number in numbers:
             end = at + self._keys[number].shape[2]
+            keys[:, :, at:end] = self._keys[number]
             values[:, :, at:end] = self._values[number]
-            self._turn(number, at, keys[:, :, at:end])
+            moves[at:end] = at - self._starts[number]
             at = end
+        moved = np.flatnonzero(moves)
+        if moved.size:
+            self._turn(keys[:, :, moved[0] :], moves[moved[0] :])
         return keys, values
 
-    def _turn(self, number: int, at: int, into: NDArray[np.float32]) -> None:
-        """Write the keys of a piece, turned for the place ``at`` and those behind it."""
-        by = at - self._starts[number]
-        keys = self._keys[number].astype(np.float32)
-        if by == 0:
-            into[...] = keys
-            return
+    def _turn(self, keys: NDArray[np.float32], moves: NDArray[np.float64]) -> None:
+        """Turn keys ``[layers, kv, n, dim]`` for the places to which their tokens were moved."""
         half = keys.shape[3] // 2
-        angles = by * self._turns
-        cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-        one, other = keys[..., :half], keys[..., half:]
-        np.subtract(one * cosines, other * sines, out=into[..., :half])
-        np.add(other * cosines, one * sines, out=into[..., half:])
+        for layers, turns in self._turns:
+            angles = moves[:, None] * turns
+            cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+            one, other = keys[layers, :, :, :half], keys[layers, :, :, half:]
+            first = one * cosines - other * sines
+            keys[layers, :, :, half:] = other * cosines + one * sines
+            keys[layers, :, :, :half] = first
 
 
 def _part(layers: Sequence[NDArray[np.float32]], start: int, end: int) -> NDArray[np.float16]:
