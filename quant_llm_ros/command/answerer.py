@@ -11,6 +11,7 @@ import llguidance
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.amounts import Amount
 from quant_llm_ros.command.calls import Grammar, MAX_CALLS
+from quant_llm_ros.command.conversation import MAX_EXCHANGES
 from quant_llm_ros.command.decision import Stage
 from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.prompt import Prompt
@@ -48,7 +49,8 @@ class Decode(Protocol):
 class Answerer:
     """Asks one model about one skill registry.
 
-    The prompt's prefix, all before the sentence, goes through the model once, here.
+    What the prompt says before the sentence goes through the model once, here: the whole of it, or
+    the lines of a large registry, from which each sentence gets those of its shortlist.
 
     Attributes:
         engine: The engine that runs the model.
@@ -79,7 +81,7 @@ class Answerer:
             drafts: Whether answers are guessed, for the model to confirm in fewer passes.
             drafter_file: What the drafter has learned before; None: the registry's examples.
             shortlist: Number of skills that the model is shown for a sentence where the registry
-                is large; 0: always all. See ``command.shortlist``.
+                is large and the engine can gather; 0: always all. See ``command.shortlist``.
             learned: What the shortlist knows of some skills beside what the registry says.
 
         Raises:
@@ -95,9 +97,11 @@ class Answerer:
         self._prompt = Prompt(skills, tokenizer, examples=examples_in_prompt)
         self._drafter = Drafter(skills, drafter_file) if drafts else None
         self._shortlist: Shortlist | None = None
+        self._among: tuple[str, ...] | None = None  # what the last sentence was answered from
         if shortlist > 0 and len(skills.skills) > LARGE and isinstance(engine, Gathering):
             self._shortlist = Shortlist(skills, shortlist, learned)
-            self._check_room(skills, max_command_chars, self._longest(skills, shortlist))
+            longest = self._longest(skills, self._shortlist.common, shortlist)
+            self._check_room(skills, max_command_chars, longest)
             self._shelf = Shelf(self._prompt, engine, self._shortlist.common, skills.names)
             return
         self._check_room(skills, max_command_chars, skills.names)
@@ -108,7 +112,7 @@ class Answerer:
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """Tokens before the sentence; the same for every sentence."""
+        """Tokens before the sentence where all skills are shown."""
         return self._prompt.prefix
 
     def amounts(self, sentence_words: Sequence[str]) -> tuple[Amount, ...]:
@@ -137,7 +141,7 @@ class Answerer:
                 ``before_pass`` raises also comes through.
         """
         enter(Stage.GRAMMAR)
-        among = self._shortlist(sentence, before) if self._shortlist else None
+        among = self._among = self._shortlist(sentence, before) if self._shortlist else None
         # Whatever the last sentence left behind, even after an error, is forgotten here.
         if among is None:
             self.engine.rollback(len(self.prefix))
@@ -164,21 +168,23 @@ class Answerer:
         )
 
     def learn(self, sentence: str, answer: Answer, before: Sequence[tuple[str, str]]) -> None:
-        """Let the drafter learn an answer that it did not guess; after the decision was given."""
+        """Let the drafter learn the last answer, which it did not guess, after the decision."""
         if self._drafter and answer.accepted < answer.choices:
-            among = self._shortlist(sentence, before) if self._shortlist else None
-            self._drafter.learn(sentence, answer.text, before, among)
+            self._drafter.learn(sentence, answer.text, before, self._among)
 
-    def _longest(self, skills: SkillRegistry, count: int) -> tuple[str, ...]:
+    def _longest(
+        self, skills: SkillRegistry, common: Sequence[str], count: int
+    ) -> tuple[str, ...]:
         """Give the shortlist with the longest prompt."""
 
         def tokens(name: str) -> int:
-            return len(self._prompt.prefix_of([name]))
+            shown = self._prompt.examples([name])
+            examples = sum(len(self._prompt.example(*pair)) for pair in shown)
+            return len(self._prompt.line(name)) + examples
 
-        common = self._shortlist.common if self._shortlist else ()
         others = sorted(set(skills.names) - set(common), key=tokens, reverse=True)
-        # Those of the command before come on top.
-        return (*common, *others[: max(0, count - len(common)) + MAX_CALLS])
+        count = max(count, len(common) + MAX_CALLS * MAX_EXCHANGES)
+        return (*common, *others[: count - len(common)])
 
     def _check_room(
         self, skills: SkillRegistry, max_command_chars: int, names: Sequence[str]
@@ -188,9 +194,15 @@ class Answerer:
         if needed + max_command_chars > self.engine.context_length:
             # A character is at most a few tokens and mostly a fraction of one: a rough bound that
             # tells the person before the first command does.
+            if self._shortlist:
+                skills_less = "a smaller shortlist"
+            elif len(names) > LARGE and isinstance(self.engine, Gathering):
+                skills_less = "fewer skills or examples, a shortlist of 24"
+            else:
+                skills_less = "fewer skills or examples"
             raise CommandError(
                 f"{skills.source}: the prompt of {len(names)} skills has {prefix} tokens; with a "
                 f"command of {max_command_chars} characters and its answer it does not fit into "
-                f"the context of {self.engine.context_length}: use fewer skills or examples, a "
-                "smaller shortlist, shorter commands, or a bundle with more context"
+                f"the context of {self.engine.context_length}: use {skills_less}, shorter "
+                "commands, or a bundle with more context"
             )

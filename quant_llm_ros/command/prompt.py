@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 
 from quant_llm_ros.command.calls import MISSING, UNKNOWN
 from quant_llm_ros.command.skills import SkillRegistry
@@ -44,10 +45,13 @@ class Prompt:
         self._registry = registry
         self._instruction = instruction
         self._shows_examples = examples
-        self.prefix: tuple[int, ...] = self.prefix_of(registry.names)
-        """Tokens before the sentence; the same for every command."""
         self.suffix: tuple[int, ...] = (*self._close(), *self._open("assistant"))
         """Tokens after the sentence."""
+
+    @functools.cached_property
+    def prefix(self) -> tuple[int, ...]:
+        """Tokens before the sentence where all skills are shown; the same for every command."""
+        return self.prefix_of(self._registry.names)
 
     def prefix_of(self, names: Sequence[str]) -> tuple[int, ...]:
         """Give the tokens before the sentence where only some skills are shown."""
@@ -60,7 +64,7 @@ class Prompt:
     @property
     def head(self) -> list[int]:
         """Tokens before the skills."""
-        return [*self._open("system"), *self._tokenizer.encode(_INSTRUCTION)]
+        return [*self._open("system"), *self._tokenizer.encode(self._instruction or _INSTRUCTION)]
 
     def line(self, name: str) -> list[int]:
         """Tokens of a skill's line, the break before it included."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.engine.protocol import Gathering
+from quant_llm_ros.errors import CommandError
 
 
 class Shelf:
@@ -28,7 +29,16 @@ class Shelf:
             engine: Keeps the pieces; its cache is empty afterwards.
             common: Names of the skills that open every prompt.
             names: Of all skills.
+
+        Raises:
+            CommandError: The tokenizer does not keep the lines apart.
         """
+        written = [*prompt.head, *(t for name in names for t in prompt.line(name)), *prompt.close]
+        if list(prompt.prefix_of(names)[: len(written)]) != written:
+            raise CommandError(
+                "the model's tokenizer joins the lines of the prompt, so that none can be kept by "
+                "itself; set shortlist to 0"
+            )
         self._prompt = prompt
         self._engine = engine
         self._gathered: tuple[str, ...] | None = None
@@ -43,17 +53,16 @@ class Shelf:
         self._head = engine.shelve(0, engine.length)
         self._lines: dict[str, int] = {}
         self._examples: dict[tuple[str, str], int] = {}
-        self._close = self._run(prompt.close)[0]
-        for pair in prompt.examples(()):
-            self._examples[pair] = self._run(prompt.close, prompt.example(*pair))[1]
+        engine.append(prompt.close)
+        self._close = engine.shelve(self._opening, engine.length)
+        engine.rollback(self._opening)
+        self._keep_examples(())
         for name in names:
-            shown = [pair for pair in prompt.examples([name]) if pair not in self._examples]
-            turns = [prompt.example(*pair) for pair in shown]
-            if name in common:
-                numbers = self._run(prompt.close, *turns)[1:]
-            else:
-                self._lines[name], _, *numbers = self._run(prompt.line(name), prompt.close, *turns)
-            self._examples.update(zip(shown, numbers, strict=True))
+            engine.rollback(self._opening)
+            if name not in common:
+                engine.append(prompt.line(name))
+                self._lines[name] = engine.shelve(self._opening, engine.length)
+            self._keep_examples([name])
         engine.rollback(0)
 
     def gather(self, names: Sequence[str]) -> list[int]:
@@ -79,14 +88,15 @@ class Shelf:
             engine.rollback(self._length)
         return prompt.open if examples else [*prompt.close, *prompt.open]
 
-    def _run(self, *parts: Sequence[int]) -> list[int]:
-        """Run parts behind the opening and each other, and keep each."""
-        engine = self._engine
-        start = self._opening
-        engine.rollback(start)
-        engine.append([token for part in parts for token in part])
-        numbers = []
-        for part in parts:
-            numbers.append(engine.shelve(start, start + len(part)))
-            start += len(part)
-        return numbers
+    def _keep_examples(self, names: Sequence[str]) -> None:
+        """Run the examples of skills behind what is in the cache, and keep the new ones."""
+        prompt, engine = self._prompt, self._engine
+        shown = [pair for pair in prompt.examples(names) if pair not in self._examples]
+        if not shown:
+            return
+        turns = [prompt.example(*pair) for pair in shown]
+        start = engine.length + len(prompt.close)
+        engine.append([*prompt.close, *(token for turn in turns for token in turn)])
+        for pair, turn in zip(shown, turns, strict=True):
+            self._examples[pair] = engine.shelve(start, start + len(turn))
+            start += len(turn)

@@ -187,7 +187,7 @@ class Understander:
                 min_confidence=min_confidence,
                 shortlist=shortlist,
             )
-            if own:
+            if own and len(skills.skills) <= LARGE:  # of more, a shortlist may decide otherwise
                 references = reference_decisions.load(bundle)
                 fitting = [r for r in references if len(r.text) <= max_command_chars]
                 decided = reference_decisions.check(self.understand, fitting, selftest_commands)
@@ -240,7 +240,7 @@ class Understander:
             drafts=drafts,
             drafter_file=bundle.path / DRAFTER if own and DRAFTER in bundle.files else None,
             shortlist=shortlist,
-            learned=_learned(bundle, skills) if len(skills.skills) > LARGE else None,
+            learned=_learned(bundle, skills) if shortlist > 0 else None,
         )
         self.bundle = bundle
         return self
@@ -338,7 +338,7 @@ class Understander:
         decided_by_model = answer is not None and outcome.status is not Status.ERROR
         latency_ms, total_ms = clock.finish()
         if answer is not None:
-            self._lesson = (self._cleaned(text), answer, before)
+            self._lesson = (sentence, answer, earlier)
         return Decision(
             text=text,
             status=outcome.status,
@@ -403,7 +403,7 @@ class Understander:
 
 def _learned(bundle: Bundle, skills: SkillRegistry) -> Learned:
     """Give the words that ask for those skills which a registry has from the bundle's own."""
-    if DRAFTER not in bundle.files:
+    if len(skills.skills) <= LARGE or DRAFTER not in bundle.files:
         return {}
     own = SkillRegistry.load(bundle.file(SKILLS)).skills
     same = [n for n, s in skills.skills.items() if n in own and s.signature == own[n].signature]

@@ -48,6 +48,7 @@ class ModelInfo:
         attention_heads: Query heads.
         key_value_heads: Key and value heads.
         head_dim: Features of a head.
+        rope_thetas: Base of the rotary embedding, for each layer.
         vocab_size: Number of tokens.
         context_length: Most tokens in the cache.
         bos_token_id: Token that every text begins with, or None.
@@ -65,6 +66,7 @@ class ModelInfo:
     attention_heads: int
     key_value_heads: int
     head_dim: int
+    rope_thetas: tuple[float, ...]
     vocab_size: int
     context_length: int
     bos_token_id: int | None
@@ -277,6 +279,15 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
     model_fields = _get(description, fields, "model", dict)
     model: dict[str, Any] = {}
     for field in dataclasses.fields(ModelInfo):
+        if field.name == "rope_thetas":
+            bases = _get(description, model_fields, field.name, list, "model.")
+            if not all(isinstance(base, float) and base > 1.0 for base in bases):
+                raise BundleError(
+                    f"{description}: model.rope_thetas is {bases!r}, expected numbers above 1; "
+                    "rebuild the bundle"
+                )
+            model[field.name] = tuple(bases)
+            continue
         if field.name == "bos_token_id" and model_fields.get("bos_token_id", "") is None:
             model[field.name] = None
             continue

@@ -14,7 +14,7 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector
 
 from quant_llm_ros.engine.bundle import Bundle, MODEL
-from quant_llm_ros.engine.pieces import measure_turns, Pieces, PROBE_TOKENS
+from quant_llm_ros.engine.pieces import Pieces
 from quant_llm_ros.engine.protocol import EngineInfo
 from quant_llm_ros.engine.providers import (
     check_in_use,
@@ -76,7 +76,7 @@ class OnnxRuntimeEngine:
         self._cache = self._empty
         self._held = self._length = 0
         self._marked = (self._length, self._cache)
-        self._pieces: Pieces | None = None
+        self._pieces = Pieces(bundle.model.rope_thetas, bundle.model.head_dim)
 
     @classmethod
     def load(
@@ -227,13 +227,11 @@ class OnnxRuntimeEngine:
 
         Raises:
             ValueError: The cache does not hold these tokens.
-            EngineError: The engine is closed, or the model's keys cannot be moved.
+            EngineError: The engine is closed.
         """
         self._open_session()
         if not 0 <= start < end <= self._length:
             raise ValueError(f"no tokens {start} to {end} in a cache of {self._length}")
-        if self._pieces is None:
-            self._pieces = Pieces(self._measured_turns())
         arrays = [value.numpy() for value in self._cache]
         return self._pieces.add(arrays[::2], arrays[1::2], start, end)
 
@@ -249,15 +247,17 @@ class OnnxRuntimeEngine:
             EngineError: The engine is closed.
         """
         self._open_session()
-        known = self._pieces.count if self._pieces else 0
+        known = self._pieces.count
         if not pieces or min(pieces) < 0 or max(pieces) >= known:
             raise ValueError(f"no pieces {list(pieces)}: {known} were kept")
-        assert self._pieces is not None
         count = self._pieces.length(pieces)
         if count > self.context_length:
             raise ContextOverflowError(
                 f"pieces of {count} tokens exceed the context of {self.context_length}"
             )
+        # On the CPU the values below are no copies: the cache of the last call is overwritten now.
+        self._cache, self._held, self._length = self._empty, 0, 0
+        self._marked = (0, self._empty)
         keys, values = self._pieces.together(pieces)
         self._cache = [
             onnxruntime.OrtValue.ortvalue_from_numpy(layer[None], self._device)
@@ -266,16 +266,6 @@ class OnnxRuntimeEngine:
         ]
         self._held = self._length = count
         self._marked = (self._length, self._cache)
-
-    def _measured_turns(self) -> NDArray[np.float64]:
-        """Run equal tokens through the model, and leave the cache as it was."""
-        kept = (self._cache, self._held, self._length)
-        self._cache, self._held, self._length = self._empty, 0, 0
-        try:
-            self.append([self.vocab_size // 2] * PROBE_TOKENS)
-            return measure_turns([value.numpy() for value in self._cache[::2]])
-        finally:
-            self._cache, self._held, self._length = kept
 
     def end_profile(self) -> str:
         """Write the profile of all passes so far, and give its file (JSON of trace events)."""
@@ -297,6 +287,7 @@ class OnnxRuntimeEngine:
         """Release the memory; the engine cannot be used afterwards."""
         self._session = None
         self._empty, self._cache = [], []
+        self._pieces.clear()
         self._held = self._length = 0
         self._marked = (0, [])
 

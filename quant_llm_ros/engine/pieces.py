@@ -1,9 +1,7 @@
 """Pieces of a cache that are kept aside, to be put together anew behind each other.
 
-A key was turned for the position at which it was computed (rotary embedding, Su et al. 2021).
-Turns add up, so at another position it is turned by the difference. By how much each pair of
-features turns from one position to the next is measured on the model itself: no bundle says it,
-and what is measured holds for every kind of scaling.
+A key was turned for the position at which it was computed (rotary embedding, Su et al. 2021,
+section 3.2.2). Turns add up, so at another position it is turned by the difference.
 """
 
 from __future__ import annotations
@@ -13,89 +11,39 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quant_llm_ros.errors import EngineError
-
-PROBE_TOKENS = 33
-"""Number of equal tokens of which the turns are measured."""
-_TOLERANCE = 0.02
-"""Largest error of a turned key, as a part of its length. A wrong turn is off by more than 1."""
-
-
-def measure_turns(keys: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Find by which angle each pair of features turns from one position to the next.
-
-    Where all tokens are equal, so are all values, and whatever attention makes of them; then the
-    keys of every layer differ by their turns alone.
-
-    Args:
-        keys: Of each layer for the same token ``PROBE_TOKENS`` times, ``[1, kv, n, dim]``.
-
-    Returns:
-        Angles in radians, ``[layers, dim / 2]``.
-
-    Raises:
-        EngineError: The keys are not turned like that.
-    """
-    turns: list[NDArray[np.float64]] = []
-    for layer in keys:
-        half = layer.shape[3] // 2
-        numbers = layer[0].astype(np.float64)
-        pairs = numbers[..., :half] + 1j * numbers[..., half:]  # [kv, n, half]
-        # Mostly as in the first layer, where no rounding has gone before.
-        for angles in (*turns[:1], _angles(pairs)):
-            positions = np.arange(pairs.shape[1])[:, None]
-            expected = pairs[:, :1] * np.exp(1j * positions * angles)
-            if np.abs(pairs - expected).max() <= _TOLERANCE * np.abs(pairs).max():
-                turns.append(angles)
-                break
-        else:
-            raise EngineError(
-                "the keys of this model are not turned by their position in the way that a "
-                "shortlist of skills needs; set shortlist to 0"
-            )
-    return np.stack(turns)
-
-
-def _angles(pairs: NDArray[np.complex128]) -> NDArray[np.float64]:
-    angles = np.zeros(pairs.shape[2])
-    distance = 1
-    while distance < pairs.shape[1]:
-        # What is known of an angle says how many whole turns lie in a greater distance.
-        turned = (pairs[:, distance:] * pairs[:, :-distance].conj()).sum(axis=(0, 1))
-        angles += np.angle(turned * np.exp(-1j * distance * angles)) / distance
-        distance *= 2
-    return angles
-
 
 class Pieces:
     """Keeps pieces of a cache in FP16 and makes whole caches of them in FP32."""
 
-    def __init__(self, turns: NDArray[np.float64]) -> None:
+    def __init__(self, thetas: Sequence[float], dim: int) -> None:
         """Begin without pieces.
 
         Args:
-            turns: By how much pairs of features turn from one position to the next,
-                ``[layers, dim / 2]``; see ``measure_turns``.
+            thetas: Base of the rotary embedding, for each layer.
+            dim: Features of a head.
         """
-        kinds, of_layer = np.unique(turns, axis=0, return_inverse=True)
+        exponents = np.arange(0, dim, 2) / dim
+        # By how much each pair of features turns from one position to the next, in radians.
         self._turns: list[tuple[slice | NDArray[np.intp], NDArray[np.float64]]] = [
-            (slice(None) if len(kinds) == 1 else np.flatnonzero(of_layer.ravel() == index), row)
-            for index, row in enumerate(kinds)
-        ]
-        self._starts: list[int] = []
-        self._keys: list[NDArray[np.float16]] = []
-        self._values: list[NDArray[np.float16]] = []
+            (slice(None) if len(set(thetas)) == 1 else np.flatnonzero(np.equal(thetas, theta)),
+             theta**-exponents)
+            for theta in sorted(set(thetas))
+        ]  # fmt: skip
+        self._starts: list[int]
+        self._keys: list[NDArray[np.float16]]
+        self._values: list[NDArray[np.float16]]
+        self._room: NDArray[np.float32]
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all pieces and release their memory."""
+        self._starts, self._keys, self._values = [], [], []
         self._room = np.empty((2, 0), np.float32)
 
     @property
     def count(self) -> int:
         """Number of pieces."""
         return len(self._starts)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory of all pieces."""
-        return sum(part.nbytes for part in (*self._keys, *self._values))
 
     def add(
         self,
@@ -131,8 +79,8 @@ class Pieces:
             numbers: Of the pieces, in order.
 
         Returns:
-            Keys and values, ``[layers, kv, n, dim]``. The next call overwrites them: it needs no
-            new memory, which the system would have to clear first.
+            Keys and values, ``[layers, kv, n, dim]``, in memory that the next call overwrites:
+            new memory would first have to be cleared by the system.
         """
         layers, heads, _, dim = self._keys[numbers[0]].shape
         count = self.length(numbers)

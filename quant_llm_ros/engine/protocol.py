@@ -93,7 +93,6 @@ class Gathering(Engine, Protocol):
 
         Raises:
             ValueError: The cache does not hold these tokens.
-            EngineError: The model's keys cannot be moved to other positions.
         """
 
     def gather(self, pieces: Sequence[int]) -> None:

@@ -346,6 +346,7 @@ def _description(
             "source_sha256": checkpoint.sha256,
             "license": checkpoint.license,
             **{name: config[name] for name in copied},
+            "rope_thetas": checkpoint.config.rope_thetas(),
             "parameters": parameters,
             "context_length": recipe.context_length,
             "bos_token_id": checkpoint.bos_token_id,

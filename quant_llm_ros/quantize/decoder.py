@@ -72,6 +72,11 @@ class DecoderConfig:
         """Tokens that a layer looks back at, itself included; 0 for all."""
         return self.windows[layer] if self.windows else 0
 
+    def rope_thetas(self) -> list[float]:
+        """Base of the rotary embedding of each layer."""
+        layers = range(self.layers)
+        return [self.local_rope_theta if self.window(i) else self.rope_theta for i in layers]
+
     @property
     def embedding_scale(self) -> float:
         """What token vectors are multiplied by."""

@@ -69,10 +69,6 @@ def with_context(bundle: Bundle, output: Path, context_length: int) -> Bundle:
     if bundle.target != "ort" or set(tables) != {"rotary_cosines", "rotary_sines"}:
         raise BundleError(f"{bundle.path} has no rotary tables to lengthen; use target ort")
     old = {name: _float32(table, bundle.path) for name, table in tables.items()}
-    # The slowest pair turns by theta ** -(dim - 2) / dim at position 1.
-    dim = bundle.model.head_dim
-    slowest = float(np.arctan2(old["rotary_sines"][1, -1], old["rotary_cosines"][1, -1]))
-    theta = float(f"{slowest ** (-dim / (dim - 2)):.4g}")
     config = DecoderConfig(
         architecture=bundle.model.architecture,
         layers=bundle.model.layers,
@@ -80,10 +76,10 @@ def with_context(bundle: Bundle, output: Path, context_length: int) -> Bundle:
         intermediate_size=0,
         attention_heads=bundle.model.attention_heads,
         key_value_heads=bundle.model.key_value_heads,
-        head_dim=dim,
+        head_dim=bundle.model.head_dim,
         vocab_size=bundle.model.vocab_size,
         context_length=context_length,
-        rope_theta=theta,
+        rope_theta=bundle.model.rope_thetas[0],
         norm_epsilon=0.0,
         tied_embedding=True,
     )
@@ -118,6 +114,7 @@ def of_shape(bundle: Bundle, output: Path, shape: DecoderConfig) -> Bundle:
         "attention_heads": shape.attention_heads,
         "key_value_heads": shape.key_value_heads,
         "head_dim": shape.head_dim,
+        "rope_thetas": shape.rope_thetas(),
         "context_length": shape.context_length,
     }
     config = DecoderConfig(**{**vars(shape), "vocab_size": bundle.model.vocab_size})
