@@ -104,7 +104,7 @@ class Validator:
             skill = self._registry.skills.get(raw.skill)
             if skill is None:
                 raise ValueError(f"there is no skill {raw.skill!r} in {self._registry.source}")
-            arguments, found = self._arguments(skill, raw)
+            arguments, found = self._arguments(skill, _without_copies(skill, raw, sentence_words))
             problems += found
             checked.append(SkillCall(skill.name, arguments, skill.safety))
         while len(checked) > 1 and checked[-1].skill == STOP_SKILL:
@@ -215,11 +215,7 @@ def _without_echoes(
         return raw_calls
 
     def mentions(value: str) -> int:
-        said = value.casefold().split()
-        starts = range(len(folded) - len(said) + 1)
-        return sum(_is(amount, value) for amount in amounts) or sum(
-            folded[start : start + len(said)] == said for start in starts
-        )
+        return sum(_is(amount, value) for amount in amounts) or _count(value, folded)
 
     def said_once(call: RawCall) -> bool:
         return max(map(mentions, call.arguments.values()), default=0) == 1
@@ -229,6 +225,29 @@ def _without_echoes(
         for before, call in zip((None, *raw_calls), raw_calls, strict=False)
         if call != before or not said_once(call)
     )
+
+
+def _without_copies(skill: Skill, raw: RawCall, words: Sequence[str]) -> RawCall:
+    """Drop an optional argument that copies the words of one before it, said once.
+
+    «Bring the milk from the doorstep» does not say to where, least of all to the doorstep.
+    """
+    folded = [word.casefold() for word in words]
+    copied = {a.name for a in skill.arguments if a.type in (ArgumentType.PLACE, ArgumentType.TEXT)}
+    optional = {a.name for a in skill.arguments if not a.required}
+    kept: dict[str, str] = {}
+    for name, value in raw.arguments.items():
+        taken = value in (kept[other] for other in copied.intersection(kept))
+        if not (taken and name in copied & optional and _count(value, folded) == 1):
+            kept[name] = value
+    return RawCall(raw.skill, kept)
+
+
+def _count(value: str, folded: Sequence[str]) -> int:
+    """Count how often the folded words of a sentence have the words of a value."""
+    said = value.casefold().split()
+    starts = range(len(folded) - len(said) + 1)
+    return sum(list(folded[start : start + len(said)]) == said for start in starts)
 
 
 def _passed_over(
