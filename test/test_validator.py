@@ -167,6 +167,11 @@ def test_what_is_said_once_is_done_once(sentence, answer, times):
          {"object": "box", "source": "box", "destination": "box"}),
         ("put the cup on the shelf", "place(object=cup, destination=shelf)",
          {"object": "cup", "destination": "shelf"}),
+        ("turn the lamp by the bed on", "switch(device=lamp by the bed on, state=on)",
+         {"device": "lamp by the bed", "state": "on"}),
+        ("turn on the lamp that is on", "switch(device=lamp that is on, state=on)",
+         {"device": "lamp that is on", "state": "on"}),
+        ("turn on on", "switch(device=on, state=on)", {"device": "on", "state": "on"}),
     ],
 )  # fmt: skip
 def test_words_said_once_are_one_argument(sentence, answer, arguments):

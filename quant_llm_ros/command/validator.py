@@ -228,18 +228,35 @@ def _without_echoes(
 
 
 def _without_copies(skill: Skill, raw: RawCall, words: Sequence[str]) -> RawCall:
-    """Drop an optional argument that copies the words of one before it, said once.
+    """Let words that were said once be part of one argument.
 
-    «Bring the milk from the doorstep» does not say to where, least of all to the doorstep.
+    «Bring the milk from the doorstep» does not say to where, least of all to the doorstep: an
+    optional argument that copies the words of one before it is dropped. And in «turn the lamp by
+    the bed on» the last word is the state and not a part of the lamp.
     """
     folded = [word.casefold() for word in words]
-    copied = {a.name for a in skill.arguments if a.type in (ArgumentType.PLACE, ArgumentType.TEXT)}
-    optional = {a.name for a in skill.arguments if not a.required}
-    kept: dict[str, str] = {}
-    for name, value in raw.arguments.items():
-        taken = value in (kept[other] for other in copied.intersection(kept))
-        if not (taken and name in copied & optional and _count(value, folded) == 1):
-            kept[name] = value
+
+    def once(value: str) -> bool:
+        return _count(value, folded) == 1
+
+    chosen = {
+        raw.arguments.get(argument.name, "").casefold()
+        for argument in skill.arguments
+        if argument.type is ArgumentType.CHOICE
+    }
+    kept = dict(raw.arguments)
+    copied: set[str] = set()
+    for argument in skill.arguments:
+        value = kept.get(argument.name)
+        if value is None or argument.type not in (ArgumentType.PLACE, ArgumentType.TEXT):
+            continue
+        if value in copied and not argument.required and once(value):
+            del kept[argument.name]
+            continue
+        copied.add(value)
+        rest, _, last = value.rpartition(" ")
+        if rest and last.casefold() in chosen and once(last):
+            kept[argument.name] = rest
     return RawCall(raw.skill, kept)
 
 
