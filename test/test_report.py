@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_models import build_tiny, make_folder
 
+from quant_llm_ros import cli
 from quant_llm_ros.errors import CheckpointError, DatasetError
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.report import text as words
@@ -200,6 +201,13 @@ def test_another_model_is_refused(tiny, tmp_path):
     build_tiny(tmp_path, tmp_path / "model", "other")
     with pytest.raises(CheckpointError, match="the bundle was made from another checkpoint"):
         write((bundle, Recipe.load(tmp_path / "other.yaml")), tmp_path, sweep())
+
+
+def test_the_page_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for output in (tmp_path, tmp_path / "report"):
+        with pytest.raises(SystemExit):
+            cli.main(["report", "sweep", "--output", str(output)])
+        assert "is no name of a page; say R.html" in capsys.readouterr().err
 
 
 def test_the_front():

@@ -14,7 +14,9 @@ from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.errors import CheckpointError, RecipeError
 from quant_llm_ros.quantize.adapter import Adapter
+from quant_llm_ros.quantize.methods.learned import STEPS
 from quant_llm_ros.quantize.recipe import Recipe
+from quant_llm_ros.training.adapter_files import save_whole
 from quant_llm_ros.training.averaging import average_adapters
 from quant_llm_ros.training.packing import pack, use_packed_attention
 from quant_llm_ros.training.qat import make_simulation
@@ -241,6 +243,21 @@ def test_the_mean_of_adapters(tmp_path, capsys):
     assert (down == 1.0).all() and (up == 10.0).all()
     saved = load_file(tmp_path / "mean" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+
+
+def test_the_mean_of_weights_trained_whole_has_their_steps(tmp_path):
+    """Weights and step sizes are averaged alike; where one run has none, there is no mean."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, value in zip(folders, (1.0, 2.0), strict=True):
+        save_whole({"model.layers.0.mlp.up_proj.weight": torch.full((4, 8), value)}, folder)
+        save_file({"model.layers.0.mlp.up_proj.weight": torch.full((4, 1), value)}, folder / STEPS)
+    average_adapters(folders, tmp_path / "mean")
+    (weight,) = Adapter.load(tmp_path / "mean").whole.values()
+    (steps,) = load_file(tmp_path / "mean" / STEPS).values()
+    assert (weight == 1.5).all() and (steps == 1.5).all()
+    (folders[1] / STEPS).unlink()
+    with pytest.raises(CheckpointError, match="differ in rank"):
+        average_adapters(folders, tmp_path / "other")
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,34 @@ def test_what_is_said_once_is_done_once(sentence, answer, times):
     assert [call.skill for call in outcome.calls] == [answer.split("(")[0]] * times + ["dock"]
 
 
+@pytest.mark.parametrize(
+    ("sentence", "answer", "arguments"),
+    [
+        ("bring the milk from the doorstep",
+         "bring(object=milk, source=doorstep, destination=doorstep)",
+         {"object": "milk", "source": "doorstep"}),
+        ("bring the cushions from the shed",
+         "bring(object=cushions, source=shed, destination=cushions)",
+         {"object": "cushions", "source": "shed"}),
+        ("bring the box from the box to the box",
+         "bring(object=box, source=box, destination=box)",
+         {"object": "box", "source": "box", "destination": "box"}),
+        ("put the cup on the shelf", "place(object=cup, destination=shelf)",
+         {"object": "cup", "destination": "shelf"}),
+        ("turn the lamp by the bed on", "switch(device=lamp by the bed on, state=on)",
+         {"device": "lamp by the bed", "state": "on"}),
+        ("turn on the lamp that is on", "switch(device=lamp that is on, state=on)",
+         {"device": "lamp that is on", "state": "on"}),
+        ("turn on on", "switch(device=on, state=on)", {"device": "on", "state": "on"}),
+    ],
+)  # fmt: skip
+def test_words_said_once_are_one_argument(sentence, answer, arguments):
+    """«From the doorstep» does not say to where, least of all to the doorstep."""
+    said = words(sentence)
+    (call,) = Validator(SKILLS).check(parse(answer), said, find_amounts(said)).calls
+    assert dict(call.arguments) == arguments
+
+
 def test_safety_comes_from_the_registry():
     """A skill that needs confirmation says so in the call."""
     outcome = Validator(SKILLS).check(parse("open(object=door); dock()"))

@@ -37,7 +37,11 @@ def add_parser(subcommands: Any) -> None:
         "--recipe", help="recipe of the bundle (default: the package's of the bundle's name)"
     )
     parser.add_argument(
-        "--output", default="report.html", metavar="R.html", help="page (default: %(default)s)"
+        "--output",
+        type=_page,
+        default="report.html",
+        metavar="R.html",
+        help="page (default: %(default)s)",
     )
     parser.add_argument(
         "--pictures", metavar="DIR", help="folder of the PNGs (default: beside the page)"
@@ -59,6 +63,13 @@ def add_parser(subcommands: Any) -> None:
         "--growth", metavar="G.json", help="what `quant_llm growth` wrote (default: none)"
     )
     parser.set_defaults(run=run)
+
+
+def _page(text: str) -> str:
+    """Take the name of the page's file, and no folder: its pictures get one beside it."""
+    if Path(text).is_dir() or not Path(text).suffix:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a page; say R.html")
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:

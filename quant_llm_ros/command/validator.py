@@ -104,7 +104,7 @@ class Validator:
             skill = self._registry.skills.get(raw.skill)
             if skill is None:
                 raise ValueError(f"there is no skill {raw.skill!r} in {self._registry.source}")
-            arguments, found = self._arguments(skill, raw)
+            arguments, found = self._arguments(skill, _without_copies(skill, raw, sentence_words))
             problems += found
             checked.append(SkillCall(skill.name, arguments, skill.safety))
         while len(checked) > 1 and checked[-1].skill == STOP_SKILL:
@@ -215,11 +215,7 @@ def _without_echoes(
         return raw_calls
 
     def mentions(value: str) -> int:
-        said = value.casefold().split()
-        starts = range(len(folded) - len(said) + 1)
-        return sum(_is(amount, value) for amount in amounts) or sum(
-            folded[start : start + len(said)] == said for start in starts
-        )
+        return sum(_is(amount, value) for amount in amounts) or _count(value, folded)
 
     def said_once(call: RawCall) -> bool:
         return max(map(mentions, call.arguments.values()), default=0) == 1
@@ -229,6 +225,46 @@ def _without_echoes(
         for before, call in zip((None, *raw_calls), raw_calls, strict=False)
         if call != before or not said_once(call)
     )
+
+
+def _without_copies(skill: Skill, raw: RawCall, words: Sequence[str]) -> RawCall:
+    """Let words that were said once be part of one argument.
+
+    «Bring the milk from the doorstep» does not say to where, least of all to the doorstep: an
+    optional argument that copies the words of one before it is dropped. And in «turn the lamp by
+    the bed on» the last word is the state and not a part of the lamp.
+    """
+    folded = [word.casefold() for word in words]
+
+    def once(value: str) -> bool:
+        return _count(value, folded) == 1
+
+    chosen = {
+        raw.arguments.get(argument.name, "").casefold()
+        for argument in skill.arguments
+        if argument.type is ArgumentType.CHOICE
+    }
+    kept = dict(raw.arguments)
+    copied: set[str] = set()
+    for argument in skill.arguments:
+        value = kept.get(argument.name)
+        if value is None or argument.type not in (ArgumentType.PLACE, ArgumentType.TEXT):
+            continue
+        if value in copied and not argument.required and once(value):
+            del kept[argument.name]
+            continue
+        copied.add(value)
+        rest, _, last = value.rpartition(" ")
+        if rest and last.casefold() in chosen and once(last):
+            kept[argument.name] = rest
+    return RawCall(raw.skill, kept)
+
+
+def _count(value: str, folded: Sequence[str]) -> int:
+    """Count how often the folded words of a sentence have the words of a value."""
+    said = value.casefold().split()
+    starts = range(len(folded) - len(said) + 1)
+    return sum(list(folded[start : start + len(said)]) == said for start in starts)
 
 
 def _passed_over(

@@ -95,7 +95,8 @@ def load_transformers(location: Path, layers: int | None = None) -> Any:
     """
     import transformers
 
-    folder, names = location, {}
+    folder = location
+    names: dict[str, Any] = {}
     if location.is_file():
         folder, names = location.parent, {"gguf_file": location.name}
     errors = (OSError, ValueError, KeyError, RuntimeError)

@@ -6,7 +6,7 @@ section 3; Wortsman et al. 2022, «Model soups», section 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 import shutil
 
@@ -15,13 +15,15 @@ import torch
 
 from quant_llm_ros.errors import CheckpointError
 from quant_llm_ros.quantize.adapter import Adapter, CONFIG, TENSORS
+from quant_llm_ros.quantize.methods.learned import STEPS
 
 
 def average_adapters(folders: Sequence[Path], output: Path) -> None:
     """Write the mean of adapters.
 
-    The factors A and B are averaged, not their products. That only means something where one
-    adapter was trained on from the other, or all from the same one.
+    The factors A and B are averaged, not their products, and weights that were trained whole as
+    they are, with their learned step sizes. That only means something where one adapter was
+    trained on from the other, or all from the same one.
 
     Args:
         folders: The adapters, two at least.
@@ -34,22 +36,32 @@ def average_adapters(folders: Sequence[Path], output: Path) -> None:
         raise CheckpointError("a mean needs two adapters or more")
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise CheckpointError(f"{output} is one of the adapters; choose another --output")
-    loaded = [Adapter.load(folder) for folder in folders]
-    tensors = [safetensors.torch.load_file(folder / TENSORS) for folder in folders]
-    first = tensors[0]
-    for folder, adapter, other in zip(folders[1:], loaded[1:], tensors[1:], strict=True):
-        shapes = {name: tensor.shape for name, tensor in other.items()}
-        if adapter.scale != loaded[0].scale or shapes != {n: t.shape for n, t in first.items()}:
+    scales = [Adapter.load(folder).scale for folder in folders]
+    names = [name for name in (STEPS, TENSORS) if any((f / name).exists() for f in folders)]
+    files = {name: [_read(folder / name) for folder in folders] for name in names}
+    for index, folder in enumerate(folders):
+        alike = all(_shapes(read[index]) == _shapes(read[0]) for read in files.values())
+        if scales[index] != scales[0] or not alike:
             raise CheckpointError(
                 f"{folder} and {folders[0]} differ in rank, scale or the layers that they change; "
                 "only adapters of one line of training have a mean"
             )
-    mean = {
-        name: torch.stack([other[name].float() for other in tensors]).mean(0).to(tensor.dtype)
-        for name, tensor in first.items()
-    }
     output.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folders[0] / CONFIG, output / CONFIG)
-    staged = output / f".{TENSORS}"
-    safetensors.torch.save_file(mean, staged, metadata={"format": "pt"})
-    staged.replace(output / TENSORS)
+    for name, read in files.items():
+        mean = {
+            key: torch.stack([tensors[key].float() for tensors in read]).mean(0).to(tensor.dtype)
+            for key, tensor in read[0].items()
+        }
+        staged = output / f".{name}"
+        safetensors.torch.save_file(mean, staged, metadata={"format": "pt"})
+        staged.replace(output / name)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """Read a file of tensors; one that is missing has none."""
+    return safetensors.torch.load_file(path) if path.exists() else {}
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
