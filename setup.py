@@ -44,6 +44,7 @@ setup(
         "pyyaml",
         "rapidfuzz",
         "rich",
+        "snowballstemmer",
         "tokenizers",
     ],
     extras_require={

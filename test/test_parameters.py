@@ -84,6 +84,7 @@ def test_description_range_and_default(spec: Any) -> None:
         ("understanding.stall_timeout_s", 0.0, None),
         ("understanding.shortlist", 0, 0),
         ("understanding.shortlist", -1, None),
+        ("understanding.shortlist", 1001, None),
         ("understanding.threads", 1, 1),
         ("understanding.threads", 0, None),
         ("understanding.threads", 65, None),

@@ -12,9 +12,9 @@ from tiny_models import build_tiny, GEMMA3, make_folder
 
 from quant_llm_ros.engine.bundle import Bundle
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
-from quant_llm_ros.engine.pieces import measure_turns, Pieces, PROBE_TOKENS
+from quant_llm_ros.engine.pieces import Pieces
 from quant_llm_ros.engine.protocol import Gathering
-from quant_llm_ros.errors import ContextOverflowError, EngineError
+from quant_llm_ros.errors import ContextOverflowError
 
 TOKENS = list(range(20, 60))
 DIM, HEADS = 16, 2
@@ -30,36 +30,26 @@ def turned(
     return np.concatenate([pairs.real, pairs.imag], axis=2)[None].astype(np.float32)
 
 
-@pytest.mark.parametrize("theta", [1e4, 1e5, 1e6])
-def test_turns_are_found_and_keys_moved(theta: float) -> None:
-    turns = theta ** -(np.arange(DIM // 2) * 2 / DIM)
+@pytest.mark.parametrize("thetas", [[1e5] * 3, [1e4, 1e6, 1e4]])
+def test_keys_are_turned_to_their_new_places(thetas: list[float]) -> None:
+    turns = [theta ** -(np.arange(DIM // 2) * 2 / DIM) for theta in thetas]
     rng = np.random.default_rng(1)
-    constant = [np.repeat(rng.normal(size=(HEADS, 1, DIM)), PROBE_TOKENS, 1) for _ in range(3)]
-    found = measure_turns([turned(layer, 0, turns) for layer in constant])
-    np.testing.assert_allclose(found, np.tile(turns, (3, 1)), atol=1e-6)
-
-    pieces = Pieces(found)
+    pieces = Pieces(thetas, DIM)
     raw = [rng.normal(size=(HEADS, 9, DIM)) for _ in range(3)]
     values = [rng.normal(size=(1, HEADS, 9, DIM)).astype(np.float32) for _ in range(3)]
-    keys = [turned(layer, 0, turns) for layer in raw]
+    keys = [turned(layer, 0, turn) for layer, turn in zip(raw, turns, strict=True)]
     first, second = pieces.add(keys, values, 0, 4), pieces.add(keys, values, 4, 9)
     for order, starts in (((first, second), (0, 0)), ((second, first, second), (-4, 5, 5))):
         got_keys, got_values = pieces.together(order)
         spans = {first: slice(0, 4), second: slice(4, 9)}
         for layer in range(3):
             expected = [
-                turned(raw[layer], start, turns)[0, :, spans[number]]
+                turned(raw[layer], start, turns[layer])[0, :, spans[number]]
                 for number, start in zip(order, starts, strict=True)
             ]
             np.testing.assert_allclose(got_keys[layer], np.concatenate(expected, 1), atol=0.01)
             expected = [values[layer][0, :, spans[number]] for number in order]
             np.testing.assert_allclose(got_values[layer], np.concatenate(expected, 1), atol=0.01)
-
-
-def test_keys_that_do_not_turn_are_refused() -> None:
-    keys = np.random.default_rng(2).normal(size=(1, HEADS, PROBE_TOKENS, DIM)).astype(np.float32)
-    with pytest.raises(EngineError, match="set shortlist to 0"):
-        measure_turns([keys])
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3", "gemma3"])

@@ -12,6 +12,7 @@ from tiny_models import build_tiny, make_folder
 from quant_llm_ros.benchmark.growth import registry_of
 from quant_llm_ros.benchmark.plain import plain_decode
 from quant_llm_ros.command.answerer import Answerer
+from quant_llm_ros.command.calls import parse
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.shelf import Shelf
 from quant_llm_ros.command.shortlist import COMMON, LARGE, Shortlist
@@ -19,6 +20,7 @@ from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import Bundle, TOKENIZER
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from quant_llm_ros.engine.tokenizer import Tokenizer
+from quant_llm_ros.errors import CommandError
 
 SKILLS = Path(__file__).parent.parent / "config" / "skills" / "service_robot.yaml"
 REGISTRY = registry_of(SKILLS, 300)
@@ -98,17 +100,37 @@ def logits_behind(engine: OnnxRuntimeEngine, opening: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("examples", [True, False])
-def test_the_gathered_prompt_has_the_pieces_of_the_written_one(
-    engine: OnnxRuntimeEngine, tokenizer: Tokenizer, examples: bool
+def test_the_gathered_prompt_is_the_written_one(
+    tmp_path: Path, tokenizer: Tokenizer, examples: bool
 ) -> None:
+    """In a model of one layer keys and values depend on token and position alone."""
+    model = make_folder(tmp_path / "model", num_hidden_layers=1, max_position_embeddings=4096)
+    bundle = build_tiny(tmp_path, model, context_length=4096)
+    engine = OnnxRuntimeEngine.load(bundle, threads=1, exact=True)
     registry = registry_of(SKILLS, 12)
     prompt = Prompt(registry, tokenizer, examples=examples)
     common = ("stop", "move")
     shelf = Shelf(prompt, engine, common, registry.names)
     for names in ((*common, "turn", "bring"), common, (*common, "bring", "polish_window")):
         opening = shelf.gather(names)
-        assert engine.length + len(opening) == len(prompt.prefix_of(names))
         assert tuple(opening) == prompt.prefix_of(names)[engine.length :]
+        gathered = logits_behind(engine, opening)
+        engine.rollback(0)
+        expected = logits_behind(engine, list(prompt.prefix_of(names)))
+        assert np.abs(gathered - expected).max() < 0.01 * np.abs(expected).max()
+    engine.close()
+
+
+def test_lines_that_a_tokenizer_joins_are_refused(
+    engine: OnnxRuntimeEngine, tokenizer: Tokenizer
+) -> None:
+    class Joining(Prompt):
+        def line(self, name: str) -> list[int]:
+            return [*super().line(name), 40]
+
+    registry = registry_of(SKILLS, 12)
+    with pytest.raises(CommandError, match=r"joins the lines .* set shortlist to 0"):
+        Shelf(Joining(registry, tokenizer, examples=False), engine, ("stop",), registry.names)
 
 
 def test_a_skill_looks_the_same_whatever_others_there_are(
@@ -146,10 +168,13 @@ def test_drafts_and_passes_change_no_decision(bundle: Bundle) -> None:
 def test_only_listed_skills_can_be_called(bundle: Bundle) -> None:
     engine = OnnxRuntimeEngine.load(bundle, threads=1)
     understander = Understander.of_bundle(bundle, engine, REGISTRY, shortlist=10)
+    called: list[str] = []
     for sentence in SENTENCES:
         listed = Shortlist(REGISTRY, 10)(sentence)
         decision = understander.understand(sentence)
-        assert {call.skill for call in decision.calls} <= set(listed), sentence
+        called += (names := [call.skill for call in parse(decision.answer)])
+        assert set(names) <= set(listed), sentence
+    assert called
     understander.close()
 
 
@@ -158,7 +183,7 @@ def test_only_listed_skills_can_be_called(bundle: Bundle) -> None:
     [(10, 4, True), (LARGE, 4, True), (LARGE + 1, 4, False), (LARGE + 1, 0, True)],
 )
 def test_when_there_is_a_shortlist(
-    bundle: Bundle, engine: OnnxRuntimeEngine, tokenizer: Tokenizer, count: int, shortlist: int,
+    engine: OnnxRuntimeEngine, tokenizer: Tokenizer, count: int, shortlist: int,
     whole: bool,
 ) -> None:  # fmt: skip
     registry = registry_of(SKILLS, count)
@@ -167,7 +192,7 @@ def test_when_there_is_a_shortlist(
 
 
 def test_an_engine_without_pieces_shows_all(
-    bundle: Bundle, engine: OnnxRuntimeEngine, tokenizer: Tokenizer
+    engine: OnnxRuntimeEngine, tokenizer: Tokenizer
 ) -> None:
     class Plain:
         info, vocab_size, context_length = engine.info, engine.vocab_size, engine.context_length
@@ -177,3 +202,33 @@ def test_an_engine_without_pieces_shows_all(
     registry = registry_of(SKILLS, LARGE + 5)
     answerer = Answerer(Plain(), tokenizer, registry, max_command_chars=64, shortlist=4)  # type: ignore[arg-type]
     assert engine.length == len(answerer.prefix)
+
+
+@pytest.mark.parametrize(
+    ("count", "shortlist", "says"),
+    [
+        (120, 0, r"prompt of 120 skills .* fewer skills or examples, a shortlist of 24, shorter"),
+        (120, 60, r"prompt of 60 skills .* use a smaller shortlist, shorter commands"),
+        (LARGE, 0, "use fewer skills or examples, shorter commands, or a bundle"),
+    ],
+)
+def test_a_prompt_without_room(
+    engine: OnnxRuntimeEngine, tokenizer: Tokenizer, count: int, shortlist: int, says: str
+) -> None:
+    with pytest.raises(CommandError, match=says):
+        Answerer(
+            engine, tokenizer, registry_of(SKILLS, count), max_command_chars=3600,
+            shortlist=shortlist,
+        )  # fmt: skip
+
+
+def test_what_was_said_before_counts_for_a_list_too(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine.load(bundle, threads=1)
+    understander = Understander.of_bundle(bundle, engine, REGISTRY, shortlist=10)
+    before = [("fold the towel in the hall", "fold_towel(place=hall)")]
+    assert "fold_towel" not in Shortlist(REGISTRY, 10)("and there")
+    for _ in range(2):
+        decision = understander.understand("and there", before=before)
+        understander.learn()
+        assert decision.answer
+    understander.close()

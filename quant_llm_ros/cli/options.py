@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE
+from quant_llm_ros.command.shortlist import COMMON, DEFAULT_SHORTLIST, LARGE
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE
 from quant_llm_ros.engine.cpus import parse_cpus
 from quant_llm_ros.engine.providers import AUTO, PROVIDERS
@@ -29,8 +29,8 @@ def add_shortlist_option(parser: argparse.ArgumentParser) -> None:
         type=not_negative_int,
         default=DEFAULT_SHORTLIST,
         metavar="N",
-        help=f"skills that the model is shown for a sentence where there are over {LARGE}; 0: "
-        "always all (default: %(default)s)",
+        help=f"skills that the model is shown for a sentence where there are over {LARGE}, at "
+        f"least {COMMON}; 0: always all, as always with TensorRT (default: %(default)s)",
     )
 
 

@@ -154,8 +154,8 @@ def skill_words(
         names: Of the skills.
 
     Returns:
-        For each skill the weights above zero of words, of words among the first three (a point
-        before them) and of pairs of words.
+        For each skill the weights above zero of what was seen in sentences: among it words, words
+        among the first three (a point before them) and pairs of words.
 
     Raises:
         SkillsError: The file is missing or malformed.

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 import itertools
 import math
 
+import snowballstemmer
+
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.amounts import find_amounts
 from quant_llm_ros.command.calls import parse
@@ -23,11 +25,10 @@ from quant_llm_ros.command.skills import Skill, SkillRegistry, STOP_SKILL
 
 LARGE = 40
 """Most skills of a registry of which the model is always shown all."""
-DEFAULT_SHORTLIST = 0
-"""Number of skills that it is shown of a larger one; 0: all. docs/latency.md says what is known of
-24, and what is not."""
+DEFAULT_SHORTLIST = 24
+"""Number of skills that it is shown of a larger one; 0: all. docs/latency.md has its figures."""
 COMMON = 8
-"""How many of them it is always shown: ``stop`` and the first ones of the registry."""
+"""How many of them it is always shown, at least: ``stop`` and the first ones of the registry."""
 
 Learned = Mapping[str, Mapping[str, float]]
 """Weights of words and pairs of words, by skill; see ``drafter.skill_words``."""
@@ -42,7 +43,7 @@ _NOTHING = frozenset(
     been am have has had to of for with then now just so let want need like robot hey ok okay
     """.split()  # noqa: SIM905 (a list of quoted words says the same on thirty lines)
 )
-_SHORTEST_STEM = 3
+_STEMMER = snowballstemmer.stemmer("english")  # Porter 2
 
 
 class Shortlist:
@@ -134,19 +135,5 @@ def _terms(skill: Skill) -> Iterator[tuple[str, float]]:
 def _stems(word: str) -> Iterator[str]:
     """Give the forms by which a word is known: without what English puts behind a stem."""
     for part in reading.spoken_words(word):
-        if part in _NOTHING:
-            continue
-        yield _stem(part)
-
-
-def _stem(word: str) -> str:
-    if word.endswith("ies"):
-        word = f"{word[:-3]}y"
-    for ending in ("ing", "ed", "es", "s", "er", "e"):
-        stem = word.removesuffix(ending)
-        if stem != word and len(stem) >= _SHORTEST_STEM:
-            word = stem
-            break
-    if len(word) > _SHORTEST_STEM and word[-1] == word[-2]:
-        word = word[:-1]
-    return word.removesuffix("e") if len(word) > _SHORTEST_STEM else word
+        if part not in _NOTHING:
+            yield _STEMMER.stemWord(part)

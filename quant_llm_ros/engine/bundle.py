@@ -286,6 +286,11 @@ def _parse(path: Path, fields: Any, sha256: str) -> Bundle:
                     f"{description}: model.rope_thetas is {bases!r}, expected numbers above 1; "
                     "rebuild the bundle"
                 )
+            if len(bases) != model["layers"]:
+                raise BundleError(
+                    f"{description}: model.rope_thetas has {len(bases)} numbers for "
+                    f"{model['layers']} layers; rebuild the bundle"
+                )
             model[field.name] = tuple(bases)
             continue
         if field.name == "bos_token_id" and model_fields.get("bos_token_id", "") is None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class Pieces:
-    """Keeps pieces of a cache in FP16 and makes whole caches of them in FP32."""
+    """Keeps pieces of a cache and makes whole caches of them."""
 
     def __init__(self, thetas: Sequence[float], dim: int) -> None:
         """Begin without pieces.
@@ -22,16 +22,11 @@ class Pieces:
             thetas: Base of the rotary embedding, for each layer.
             dim: Features of a head.
         """
-        exponents = np.arange(0, dim, 2) / dim
-        # By how much each pair of features turns from one position to the next, in radians.
-        self._turns: list[tuple[slice | NDArray[np.intp], NDArray[np.float64]]] = [
-            (slice(None) if len(set(thetas)) == 1 else np.flatnonzero(np.equal(thetas, theta)),
-             theta**-exponents)
-            for theta in sorted(set(thetas))
-        ]  # fmt: skip
+        self._thetas = tuple(thetas)
+        self._exponents = np.arange(0, dim, 2) / dim
         self._starts: list[int]
-        self._keys: list[NDArray[np.float16]]
-        self._values: list[NDArray[np.float16]]
+        self._keys: list[NDArray[np.float32]]
+        self._values: list[NDArray[np.float32]]
         self._room: NDArray[np.float32]
         self.clear()
 
@@ -88,30 +83,39 @@ class Pieces:
         if self._room.shape[1] < size:
             self._room = np.empty((2, size), np.float32)
         keys, values = (room[:size].reshape(layers, heads, count, dim) for room in self._room)
+        ends = np.cumsum([self._keys[number].shape[2] for number in numbers])
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         moves = np.empty(count)
-        at = 0
-        for number in numbers:
-            end = at + self._keys[number].shape[2]
-            keys[:, :, at:end] = self._keys[number]
-            values[:, :, at:end] = self._values[number]
-            moves[at:end] = at - self._starts[number]
-            at = end
-        moved = np.flatnonzero(moves)
-        if moved.size:
-            self._turn(keys[:, :, moved[0] :], moves[moved[0] :])
+        for number, span in zip(numbers, spans, strict=True):
+            moves[span] = span.start - self._starts[number]
+        first = int(np.argmax(moves != 0)) if moves.any() else count
+        turns = {theta: self._turns(theta, moves[first:]) for theta in set(self._thetas)}
+        # Layer by layer, what is read and written fits into the processor's cache.
+        for layer, theta in enumerate(self._thetas):
+            for number, span in zip(numbers, spans, strict=True):
+                keys[layer, :, span] = self._keys[number][layer]
+                values[layer, :, span] = self._values[number][layer]
+            _turn(keys[layer, :, first:], *turns[theta])
         return keys, values
 
-    def _turn(self, keys: NDArray[np.float32], moves: NDArray[np.float64]) -> None:
-        """Turn keys ``[layers, kv, n, dim]`` for the places to which their tokens were moved."""
-        half = keys.shape[3] // 2
-        for layers, turns in self._turns:
-            angles = moves[:, None] * turns
-            cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-            one, other = keys[layers, :, :, :half], keys[layers, :, :, half:]
-            first = one * cosines - other * sines
-            keys[layers, :, :, half:] = other * cosines + one * sines
-            keys[layers, :, :, :half] = first
+    def _turns(
+        self, theta: float, moves: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Give cosines and sines ``[n, dim / 2]`` of what moved tokens are turned by."""
+        angles = moves[:, None] * theta**-self._exponents
+        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def _part(layers: Sequence[NDArray[np.float32]], start: int, end: int) -> NDArray[np.float16]:
-    return np.concatenate([layer[:, :, start:end] for layer in layers]).astype(np.float16)
+def _turn(
+    keys: NDArray[np.float32], cosines: NDArray[np.float32], sines: NDArray[np.float32]
+) -> None:
+    """Turn keys ``[kv, n, dim]`` where they are."""
+    half = keys.shape[2] // 2
+    one, other = keys[..., :half], keys[..., half:]
+    turned = one * cosines - other * sines
+    keys[..., half:] = other * cosines + one * sines
+    keys[..., :half] = turned
+
+
+def _part(layers: Sequence[NDArray[np.float32]], start: int, end: int) -> NDArray[np.float32]:
+    return np.concatenate([layer[:, :, start:end] for layer in layers])

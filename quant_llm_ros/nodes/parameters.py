@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from quant_llm_ros.command.pending import QueuePolicy
-from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE
+from quant_llm_ros.command.shortlist import COMMON, DEFAULT_SHORTLIST, LARGE
 from quant_llm_ros.command.understander import DEFAULT_MIN_CONFIDENCE, DEFAULT_SELFTEST_COMMANDS
 from quant_llm_ros.engine.cpus import parse_cpus
 from quant_llm_ros.engine.providers import AUTO, PROVIDERS
@@ -69,8 +69,8 @@ SPECS: tuple[Spec, ...] = (
     Spec(
         "shortlist",
         DEFAULT_SHORTLIST,
-        f"Skills that the model is shown for a command where the registry has more than {LARGE}; "
-        "0: always all.",
+        f"Skills that the model is shown for a command where the registry has more than {LARGE}, "
+        f"{COMMON} at least; 0: always all, as always with TensorRT.",
         0,
         1000,
         loading=True,

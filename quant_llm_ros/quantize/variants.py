@@ -108,7 +108,7 @@ def of_shape(bundle: Bundle, output: Path, shape: DecoderConfig) -> Bundle:
     Raises:
         BundleError: The folder cannot be written.
     """
-    sizes = {
+    sizes: dict[str, Any] = {
         "layers": shape.layers,
         "hidden_size": shape.hidden_size,
         "attention_heads": shape.attention_heads,
@@ -178,7 +178,7 @@ class _RandomWeights:
         return QuantizedTensor(codes, scales, bits=4, block=_BLOCK)
 
 
-def _describe(bundle: Bundle, folder: Path, new: list[str], sizes: Mapping[str, int]) -> None:
+def _describe(bundle: Bundle, folder: Path, new: list[str], sizes: Mapping[str, Any]) -> None:
     """Write the description of a variant."""
     fields: dict[str, Any] = yaml.safe_load((bundle.path / DESCRIPTION).read_bytes())
     fields["model"] |= sizes
