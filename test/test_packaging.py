@@ -84,6 +84,7 @@ def test_ros_imports_are_declared(repository):
         "pint",
         "rapidfuzz",
         "rich",
+        "snowballstemmer",
         "tokenizers",
         "yaml",
     }
@@ -101,7 +102,16 @@ def test_the_robot_does_not_install_the_offline_tools():
     """Torch and the like, and the choice of an ONNX Runtime, are extras."""
     requirements = importlib.metadata.requires("quant_llm_ros")
     needed = {requirement for requirement in requirements if "extra ==" not in requirement}
-    assert needed == {"llguidance", "numpy", "pint", "pyyaml", "rapidfuzz", "rich", "tokenizers"}
+    assert needed == {
+        "llguidance",
+        "numpy",
+        "pint",
+        "pyyaml",
+        "rapidfuzz",
+        "rich",
+        "snowballstemmer",
+        "tokenizers",
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_models import build_tiny, make_folder
+import yaml
 
 from quant_llm_ros.benchmark.growth import registry_of
 from quant_llm_ros.benchmark.plain import plain_decode
@@ -16,6 +17,7 @@ from quant_llm_ros.command.calls import parse
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.shelf import Shelf
 from quant_llm_ros.command.shortlist import COMMON, LARGE, Shortlist
+from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import Bundle, TOKENIZER
 from quant_llm_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
@@ -121,16 +123,29 @@ def test_the_gathered_prompt_is_the_written_one(
     engine.close()
 
 
-def test_lines_that_a_tokenizer_joins_are_refused(
-    engine: OnnxRuntimeEngine, tokenizer: Tokenizer
+def test_where_a_tokenizer_joins_lines_all_are_shown(
+    engine: OnnxRuntimeEngine, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Joining(Prompt):
-        def line(self, name: str) -> list[int]:
-            return [*super().line(name), 40]
+    """A tokenizer like Qwen's has one token for a mark and the break behind it."""
+    encode = tokenizer.encode
 
-    registry = registry_of(SKILLS, 12)
-    with pytest.raises(CommandError, match=r"joins the lines .* set shortlist to 0"):
-        Shelf(Joining(registry, tokenizer, examples=False), engine, ("stop",), registry.names)
+    def joining(text: str) -> list[int]:
+        parts = text.split(".\n")
+        return [*(t for part in parts[:-1] for t in [*encode(part), 9]), *encode(parts[-1])]
+
+    monkeypatch.setattr(tokenizer, "encode", joining)
+    document = yaml.safe_load(SKILLS.read_text())
+    assert Answerer(
+        engine, tokenizer, registry_of(SKILLS, LARGE + 1), max_command_chars=64, shortlist=10
+    ).shortens
+    for skill in document["skills"].values():
+        skill["description"] += "."
+    many = {f"more_{i}": {"description": "Do more."} for i in range(LARGE)}
+    document["skills"] |= many
+    registry = SkillRegistry.from_document(document, source="with marks")
+    answerer = Answerer(engine, tokenizer, registry, max_command_chars=64, shortlist=10)
+    assert not answerer.shortens
+    assert engine.length == len(answerer.prefix)
 
 
 def test_a_skill_looks_the_same_whatever_others_there_are(
@@ -200,15 +215,16 @@ def test_an_engine_without_pieces_shows_all(
         length = property(lambda self: engine.length)
 
     registry = registry_of(SKILLS, LARGE + 5)
-    answerer = Answerer(Plain(), tokenizer, registry, max_command_chars=64, shortlist=4)  # type: ignore[arg-type]
+    plain: Any = Plain()
+    answerer = Answerer(plain, tokenizer, registry, max_command_chars=64, shortlist=4)
     assert engine.length == len(answerer.prefix)
 
 
 @pytest.mark.parametrize(
     ("count", "shortlist", "says"),
     [
-        (120, 0, r"prompt of 120 skills .* fewer skills or examples, a shortlist of 24, shorter"),
-        (120, 60, r"prompt of 60 skills .* use a smaller shortlist, shorter commands"),
+        (120, 0, r"prompt of 120 skills .* fewer skills or examples, a shortlist \(24 is usual\)"),
+        (120, 60, r"prompt of 60 skills .* use a smaller shortlist, shorter descriptions"),
         (LARGE, 0, "use fewer skills or examples, shorter commands, or a bundle"),
     ],
 )
@@ -222,13 +238,20 @@ def test_a_prompt_without_room(
         )  # fmt: skip
 
 
-def test_what_was_said_before_counts_for_a_list_too(bundle: Bundle) -> None:
+def test_what_was_said_before_counts_for_a_list_too(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = OnnxRuntimeEngine.load(bundle, threads=1)
     understander = Understander.of_bundle(bundle, engine, REGISTRY, shortlist=10)
     before = [("fold the towel in the hall", "fold_towel(place=hall)")]
     assert "fold_towel" not in Shortlist(REGISTRY, 10)("and there")
+    lists = []
+    gather = understander.answerer._shelf.gather
+    monkeypatch.setattr(
+        understander.answerer._shelf, "gather", lambda names: lists.append(names) or gather(names)
+    )
     for _ in range(2):
-        decision = understander.understand("and there", before=before)
+        understander.understand("and there", before=before)
         understander.learn()
-        assert decision.answer
+    assert ["fold_towel" in names for names in lists] == [True, True]
     understander.close()

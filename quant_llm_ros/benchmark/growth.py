@@ -20,7 +20,7 @@ from quant_llm_ros.benchmark.sample import percentiles
 from quant_llm_ros.command.decision import Decision
 from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.service import CommandService
-from quant_llm_ros.command.shortlist import LARGE
+from quant_llm_ros.command.shortlist import COMMON
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.understander import Understander
 from quant_llm_ros.engine.bundle import Bundle, SKILLS
@@ -128,8 +128,9 @@ def _skills(settings: Settings, count: int, rounds: int) -> Point:
     registry = registry_of(bundle.file(SKILLS), count)
     sentences = _examples(registry)
     understander = _understander(settings, registry)
-    shown = min(count, settings.shortlist) if settings.shortlist and count > LARGE else count
-    note = f"prompt of {len(understander.answerer.prefix)} tokens, {shown} skills shown"
+    note = f"whole prompt {len(understander.answerer.prefix)} tokens"
+    if understander.answerer.shortens:
+        note += f", {max(COMMON, settings.shortlist)} skills shown"
     return _point(count, understander, sentences, rounds, note)
 
 

@@ -38,7 +38,8 @@ def profile(settings: Settings, tokens: int) -> dict[str, float]:
         engine = OnnxRuntimeEngine.load(
             bundle, threads=settings.threads, profile=f"{folder}/profile"
         )
-        prefix = Understander.of_bundle(bundle, engine, skills, drafts=False).answerer.prefix
+        whole = Understander.of_bundle(bundle, engine, skills, drafts=False, shortlist=0)
+        prefix = whole.answerer.prefix
         for _ in range(_PASSES):
             engine.rollback(len(prefix))
             engine.append(prefix[:tokens])

@@ -27,7 +27,7 @@ def first_decision(settings: Settings, sentence: str) -> tuple[float, float]:
     """
     command = [sys.executable, "-m", "quant_llm_ros.cli", "understand"]
     command += [f"--bundle={settings.bundle}", f"--threads={settings.threads}"]
-    command += [f"--provider={settings.provider}"]
+    command += [f"--provider={settings.provider}", "--shortlist=0"]
     command += [f"--skills={settings.skills}"] if settings.skills else []
     command += ["--allow-fallback"] if settings.allow_fallback else []
     started = time.perf_counter()

@@ -30,7 +30,8 @@ def add_shortlist_option(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SHORTLIST,
         metavar="N",
         help=f"skills that the model is shown for a sentence where there are over {LARGE}, at "
-        f"least {COMMON}; 0: always all, as always with TensorRT (default: %(default)s)",
+        f"least {COMMON}; 0: always all, as always with a bundle for TensorRT "
+        "(default: %(default)s)",
     )
 
 

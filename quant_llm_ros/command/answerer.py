@@ -15,7 +15,7 @@ from quant_llm_ros.command.conversation import MAX_EXCHANGES
 from quant_llm_ros.command.decision import Stage
 from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.prompt import Prompt
-from quant_llm_ros.command.shelf import Shelf
+from quant_llm_ros.command.shelf import keeps_lines_apart, Shelf
 from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE, Learned, Shortlist
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine import decoding
@@ -81,7 +81,8 @@ class Answerer:
             drafts: Whether answers are guessed, for the model to confirm in fewer passes.
             drafter_file: What the drafter has learned before; None: the registry's examples.
             shortlist: Number of skills that the model is shown for a sentence where the registry
-                is large and the engine can gather; 0: always all. See ``command.shortlist``.
+                is large, the engine can gather and the tokenizer keeps lines apart; 0: always all.
+                See ``command.shortlist``.
             learned: What the shortlist knows of some skills beside what the registry says.
 
         Raises:
@@ -99,11 +100,13 @@ class Answerer:
         self._shortlist: Shortlist | None = None
         self._among: tuple[str, ...] | None = None  # what the last sentence was answered from
         if shortlist > 0 and len(skills.skills) > LARGE and isinstance(engine, Gathering):
-            self._shortlist = Shortlist(skills, shortlist, learned)
-            longest = self._longest(skills, self._shortlist.common, shortlist)
-            self._check_room(skills, max_command_chars, longest)
-            self._shelf = Shelf(self._prompt, engine, self._shortlist.common, skills.names)
-            return
+            choice = Shortlist(skills, shortlist, learned)
+            if keeps_lines_apart(self._prompt, choice.common, skills.names):
+                self._shortlist = choice
+                longest = self._longest(skills, choice.common, shortlist)
+                self._check_room(skills, max_command_chars, longest)
+                self._shelf = Shelf(self._prompt, engine, choice.common, skills.names)
+                return
         self._check_room(skills, max_command_chars, skills.names)
         engine.rollback(0)
         for start in range(0, len(self.prefix), PREFILL_CHUNK):
@@ -114,6 +117,11 @@ class Answerer:
     def prefix(self) -> tuple[int, ...]:
         """Tokens before the sentence where all skills are shown."""
         return self._prompt.prefix
+
+    @property
+    def shortens(self) -> bool:
+        """Whether each sentence is answered with a shortlist of the skills."""
+        return self._shortlist is not None
 
     def amounts(self, sentence_words: Sequence[str]) -> tuple[Amount, ...]:
         """Find the amounts in a sentence that some argument of the registry can take."""
@@ -176,10 +184,11 @@ class Answerer:
         self, skills: SkillRegistry, common: Sequence[str], count: int
     ) -> tuple[str, ...]:
         """Give the shortlist with the longest prompt."""
+        always = self._prompt.examples(())
 
         def tokens(name: str) -> int:
-            shown = self._prompt.examples([name])
-            examples = sum(len(self._prompt.example(*pair)) for pair in shown)
+            own = [pair for pair in self._prompt.examples([name]) if pair not in always]
+            examples = sum(len(self._prompt.example(*pair)) for pair in own)
             return len(self._prompt.line(name)) + examples
 
         others = sorted(set(skills.names) - set(common), key=tokens, reverse=True)
@@ -194,12 +203,11 @@ class Answerer:
         if needed + max_command_chars > self.engine.context_length:
             # A character is at most a few tokens and mostly a fraction of one: a rough bound that
             # tells the person before the first command does.
+            skills_less = "fewer skills or examples"
             if self._shortlist:
-                skills_less = "a smaller shortlist"
+                skills_less = "a smaller shortlist, shorter descriptions or fewer examples"
             elif len(names) > LARGE and isinstance(self.engine, Gathering):
-                skills_less = "fewer skills or examples, a shortlist of 24"
-            else:
-                skills_less = "fewer skills or examples"
+                skills_less = f"{skills_less}, a shortlist ({DEFAULT_SHORTLIST} is usual)"
             raise CommandError(
                 f"{skills.source}: the prompt of {len(names)} skills has {prefix} tokens; with a "
                 f"command of {max_command_chars} characters and its answer it does not fit into "

@@ -1,4 +1,4 @@
-"""The text around a command: a prefix that never changes, the sentence, and a suffix."""
+"""The text around a command: a prefix, whole or made of the lines of some skills, and a suffix."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Prompt:
             tokens += self.example(say, calls)
         return (*tokens, *self.open)
 
-    @property
-    def head(self) -> list[int]:
-        """Tokens before the skills."""
-        return [*self._open("system"), *self._tokenizer.encode(self._instruction or _INSTRUCTION)]
+    def head(self, names: Sequence[str]) -> list[int]:
+        """Tokens of the instruction and the lines of the first skills."""
+        text = self._instruction or _INSTRUCTION + "".join(map(self._line, names))
+        return [*self._open("system"), *self._tokenizer.encode(text)]
 
     def line(self, name: str) -> list[int]:
         """Tokens of a skill's line, the break before it included."""

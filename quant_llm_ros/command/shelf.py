@@ -12,8 +12,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quant_llm_ros.command.prompt import Prompt
+from quant_llm_ros.engine.decoding import PREFILL_CHUNK
 from quant_llm_ros.engine.protocol import Gathering
-from quant_llm_ros.errors import CommandError
+
+
+def keeps_lines_apart(prompt: Prompt, common: Sequence[str], names: Sequence[str]) -> bool:
+    """Tell whether the tokens of a prompt are those of its lines, each tokenized by itself.
+
+    Some tokenizers join the mark at the end of a line with the break behind it.
+    """
+    others = [name for name in names if name not in common]
+    written = [*prompt.head(common), *(t for name in others for t in prompt.line(name))]
+    whole = prompt.prefix_of((*common, *others))
+    return list(whole[: len(written)]) == written
+
+
+def _append(engine: Gathering, tokens: Sequence[int]) -> None:
+    for start in range(0, len(tokens), PREFILL_CHUNK):
+        engine.append(tokens[start : start + PREFILL_CHUNK])
 
 
 class Shelf:
@@ -29,24 +45,13 @@ class Shelf:
             engine: Keeps the pieces; its cache is empty afterwards.
             common: Names of the skills that open every prompt.
             names: Of all skills.
-
-        Raises:
-            CommandError: The tokenizer does not keep the lines apart.
         """
-        written = [*prompt.head, *(t for name in names for t in prompt.line(name)), *prompt.close]
-        if list(prompt.prefix_of(names)[: len(written)]) != written:
-            raise CommandError(
-                "the model's tokenizer joins the lines of the prompt, so that none can be kept by "
-                "itself; set shortlist to 0"
-            )
         self._prompt = prompt
         self._engine = engine
         self._gathered: tuple[str, ...] | None = None
         self._length = 0
         engine.rollback(0)
-        engine.append(prompt.head)
-        for name in common:
-            engine.append(prompt.line(name))
+        _append(engine, prompt.head(common))
         engine.mark()
         self._common = tuple(common)
         self._opening = engine.length
@@ -96,7 +101,7 @@ class Shelf:
             return
         turns = [prompt.example(*pair) for pair in shown]
         start = engine.length + len(prompt.close)
-        engine.append([*prompt.close, *(token for turn in turns for token in turn)])
+        _append(engine, [*prompt.close, *(token for turn in turns for token in turn)])
         for pair, turn in zip(shown, turns, strict=True):
             self._examples[pair] = engine.shelve(start, start + len(turn))
             start += len(turn)

@@ -17,14 +17,14 @@ _NOT_SPOKEN = re.compile(r"[\W_]+")
 # Not every apostrophe: 'stop' in quotes is a word of its own.
 _CONTRACTION = re.compile(r"(?<=\w) ?'(?=(?:t|s|re|m|ll|d|ve)\b)")
 
-# Words that may stand before a name without changing which thing it names.
-_LEADING = frozenset(
+LEADING = frozenset(
     """
     the a an this that these those some any my your his her its our their
     to towards toward in into inside on onto at from of off near by beside behind under over
     above below with for next up down out around across along through between
     """.split()  # noqa: SIM905 (a list of quoted words says the same on forty lines)
 )
+"""Words that may stand before a name without changing which thing it names."""
 
 
 def clean(text: str, *, max_chars: int) -> str:
@@ -66,7 +66,7 @@ def bare_name(text: str) -> str:
     Case-folded, without leading determiners, possessives and prepositions.
     """
     rest = text.casefold().split()
-    while len(rest) > 1 and rest[0] in _LEADING:
+    while len(rest) > 1 and rest[0] in LEADING:
         rest = rest[1:]
     return " ".join(rest)
 

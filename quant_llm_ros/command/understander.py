@@ -187,7 +187,9 @@ class Understander:
                 min_confidence=min_confidence,
                 shortlist=shortlist,
             )
-            if own and len(skills.skills) <= LARGE:  # of more, a shortlist may decide otherwise
+            # Of more skills a shortlist of another length may decide otherwise.
+            usual = self.answerer.shortens and shortlist == DEFAULT_SHORTLIST
+            if own and (len(skills.skills) <= LARGE or usual):
                 references = reference_decisions.load(bundle)
                 fitting = [r for r in references if len(r.text) <= max_command_chars]
                 decided = reference_decisions.check(self.understand, fitting, selftest_commands)

@@ -7,6 +7,7 @@ import dataclasses
 import re
 
 from quant_llm_ros.command import calls as notation
+from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.amounts import Amount
 from quant_llm_ros.command.calls import MISSING, RawCall
 from quant_llm_ros.command.decision import ArgumentValue, SkillCall, Status
@@ -104,7 +105,9 @@ class Validator:
             skill = self._registry.skills.get(raw.skill)
             if skill is None:
                 raise ValueError(f"there is no skill {raw.skill!r} in {self._registry.source}")
-            arguments, found = self._arguments(skill, _without_copies(skill, raw, sentence_words))
+            raw, copied = self._without_copies(skill, raw, sentence_words)
+            problems += copied
+            arguments, found = self._arguments(skill, raw)
             problems += found
             checked.append(SkillCall(skill.name, arguments, skill.safety))
         while len(checked) > 1 and checked[-1].skill == STOP_SKILL:
@@ -125,6 +128,50 @@ class Validator:
                 message=f"I did not understand all of it: what about {passed_over!r}?",
             )
         return Outcome(Status.ACCEPTED, tuple(checked))
+
+    def _without_copies(
+        self, skill: Skill, raw: RawCall, words: Sequence[str]
+    ) -> tuple[RawCall, list[_Problem]]:
+        """Let words that were said once be part of one argument.
+
+        «Bring the cushions» does not say to where, least of all to the cushions: where an argument
+        is optional that copies the words of a required one, it is dropped; where both are
+        optional, nobody knows which of them was meant. And in «turn the lamp by the bed on» the
+        last word is the state and not a part of the lamp.
+        """
+        folded = [word.casefold() for word in words]
+        pieces = [
+            argument
+            for argument in skill.arguments
+            if argument.type in (ArgumentType.PLACE, ArgumentType.TEXT)
+        ]
+        chosen = {
+            raw.arguments.get(argument.name, "").casefold()
+            for argument in skill.arguments
+            if argument.type is ArgumentType.CHOICE
+        }
+        kept = dict(raw.arguments)
+        problems = []
+        values = [raw.arguments[a.name] for a in pieces if a.name in raw.arguments]
+        for value in dict.fromkeys(values):
+            having = [a for a in pieces if kept.get(a.name) == value]
+            if len(having) > 1 and _count(value, folded) == 1:
+                optional = [a.name for a in having if not a.required]
+                if len(optional) == len(having):
+                    question = f"what is {value!r}: {' or '.join(optional)}?"
+                    problems.append(_Problem(Status.CLARIFY, question))
+                for name in optional:
+                    del kept[name]
+            rest, _, last = value.rpartition(" ")
+            if last.casefold() not in chosen or _count(last, folded) != 1:
+                continue
+            if rest and rest.split()[-1].casefold() not in reading.LEADING:
+                for argument in having:
+                    # Where names are known, they say by themselves what is a part of one.
+                    known = bool(argument.known) and bool(self.known[argument.known])
+                    if argument.name in kept and not known:
+                        kept[argument.name] = rest
+        return RawCall(raw.skill, kept), problems
 
     def _arguments(
         self, skill: Skill, raw: RawCall
@@ -225,39 +272,6 @@ def _without_echoes(
         for before, call in zip((None, *raw_calls), raw_calls, strict=False)
         if call != before or not said_once(call)
     )
-
-
-def _without_copies(skill: Skill, raw: RawCall, words: Sequence[str]) -> RawCall:
-    """Let words that were said once be part of one argument.
-
-    «Bring the milk from the doorstep» does not say to where, least of all to the doorstep: an
-    optional argument that copies the words of one before it is dropped. And in «turn the lamp by
-    the bed on» the last word is the state and not a part of the lamp.
-    """
-    folded = [word.casefold() for word in words]
-
-    def once(value: str) -> bool:
-        return _count(value, folded) == 1
-
-    chosen = {
-        raw.arguments.get(argument.name, "").casefold()
-        for argument in skill.arguments
-        if argument.type is ArgumentType.CHOICE
-    }
-    kept = dict(raw.arguments)
-    copied: set[str] = set()
-    for argument in skill.arguments:
-        value = kept.get(argument.name)
-        if value is None or argument.type not in (ArgumentType.PLACE, ArgumentType.TEXT):
-            continue
-        if value in copied and not argument.required and once(value):
-            del kept[argument.name]
-            continue
-        copied.add(value)
-        rest, _, last = value.rpartition(" ")
-        if rest and last.casefold() in chosen and once(last):
-            kept[argument.name] = rest
-    return RawCall(raw.skill, kept)
 
 
 def _count(value: str, folded: Sequence[str]) -> int:

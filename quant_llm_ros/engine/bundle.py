@@ -41,7 +41,7 @@ class ModelInfo:
         source: Checkpoint that it was made from, for people.
         source_sha256: Hash of that checkpoint.
         license: SPDX name of the weights' licence, or ``unknown``.
-        architecture: ``llama``, ``qwen2`` or ``qwen3``.
+        architecture: ``llama``, ``qwen2``, ``qwen3`` or ``gemma3``.
         parameters: Number of weights, a tied embedding counted once.
         layers: Number of transformer blocks.
         hidden_size: Features of a token between the layers.

@@ -70,7 +70,7 @@ SPECS: tuple[Spec, ...] = (
         "shortlist",
         DEFAULT_SHORTLIST,
         f"Skills that the model is shown for a command where the registry has more than {LARGE}, "
-        f"{COMMON} at least; 0: always all, as always with TensorRT.",
+        f"{COMMON} at least; 0: always all, as always with a bundle for TensorRT.",
         0,
         1000,
         loading=True,

@@ -209,10 +209,12 @@ def chat_template_name(template: str | None) -> str:
 @contextlib.contextmanager
 def damaged(path: Path, *errors: type[BaseException]) -> Iterator[None]:
     """Turn a reader's own errors into a :class:`CheckpointError` that names the file."""
+    caught: tuple[type[BaseException], ...] = (MemoryError, *errors)
     try:
         yield
-    except errors as error:
-        if "can't allocate memory" in str(error):  # torch has no error of its own for it
+    except caught as error:
+        # torch has no error of its own for it
+        if isinstance(error, MemoryError) or "allocate memory" in str(error).casefold():
             raise CheckpointError(
                 f"{path} cannot be read: the memory does not suffice ({error}); "
                 "stop other programs, or use a machine with more"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 import shutil
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -59,8 +60,15 @@ def average_adapters(folders: Sequence[Path], output: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
-    """Read a file of tensors; one that is missing has none."""
-    return safetensors.torch.load_file(path) if path.exists() else {}
+    """Read a file of tensors.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
