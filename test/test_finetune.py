@@ -185,8 +185,8 @@ def test_the_settings_of_the_package_fit_their_recipes(repository: Path) -> None
         settings = FinetuneSettings.load(file)
         recipe = recipe_for_training(Recipe.load(settings.recipe), settings.method)
         if settings.train == "weights":
-            output = repository / "adapters" / file.stem
+            output = repository / "adapters" / settings.recipe.stem
             assert [path.resolve() for path in recipe.adapters] == [output.resolve()]
             text = settings.recipe.read_text()
             assert f"config/finetune/{file.name}" in text
-            assert f"--output adapters/{file.stem}" in text.replace("\n# ", " ")
+            assert f"--output adapters/{output.name}" in text.replace("\n# ", " ")

@@ -97,7 +97,7 @@ def test_the_program(
     assert "text to decision over words" in capsys.readouterr().out
     curves = json.loads((tmp_path / "g.json").read_text())
     assert [point["at"] for point in curves["words"]] == [5, 40]
-    assert curves["skills"][0]["note"].startswith("prompt of ")
+    assert curves["skills"][0]["note"].startswith("whole prompt ")
 
 
 def test_what_grows_must_be_known(capsys: pytest.CaptureFixture[str]) -> None:
