@@ -20,6 +20,8 @@ from quant_llm_ros.command.decision import Stage
 from quant_llm_ros.nodes import messages
 
 _CANCELING_LIMIT_S = 0.5
+# rclpy sends a goal's result after our part of it has ended, and DDS delivers it later still.
+_RESULT_GRACE_S = 0.1
 
 
 class Ticket(Protocol):
@@ -112,6 +114,7 @@ class UnderstandServer:
 
     def destroy(self) -> None:
         """Take the action away."""
+        time.sleep(_RESULT_GRACE_S)
         # rclpy destroys the server first and then tells the executor, which meanwhile fails to
         # wait for it, again and again. In this order it does not; the second removal is in vain.
         self._node.remove_waitable(self._server)
