@@ -15,11 +15,11 @@ from quant_llm_ros.command.conversation import MAX_EXCHANGES
 from quant_llm_ros.command.decision import Stage
 from quant_llm_ros.command.drafter import Drafter
 from quant_llm_ros.command.prompt import Prompt
-from quant_llm_ros.command.shelf import keeps_lines_apart, Shelf
+from quant_llm_ros.command.shelf import append_in_chunks, keeps_lines_apart, Shelf
 from quant_llm_ros.command.shortlist import DEFAULT_SHORTLIST, LARGE, Learned, Shortlist
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine import decoding
-from quant_llm_ros.engine.decoding import Answer, compile_grammar, Draft, PREFILL_CHUNK
+from quant_llm_ros.engine.decoding import Answer, compile_grammar, Draft
 from quant_llm_ros.engine.protocol import Engine, Gathering
 from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CommandError
@@ -109,8 +109,7 @@ class Answerer:
                 return
         self._check_room(skills, max_command_chars, skills.names)
         engine.rollback(0)
-        for start in range(0, len(self.prefix), PREFILL_CHUNK):
-            engine.append(self.prefix[start : start + PREFILL_CHUNK])
+        append_in_chunks(engine, self.prefix)
         engine.mark()
 
     @property

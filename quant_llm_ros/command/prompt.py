@@ -45,7 +45,7 @@ class Prompt:
         self._registry = registry
         self._instruction = instruction
         self._shows_examples = examples
-        self.suffix: tuple[int, ...] = (*self._close(), *self._open("assistant"))
+        self.suffix: tuple[int, ...] = (*self.close, *self._open("assistant"))
         """Tokens after the sentence."""
 
     @functools.cached_property
@@ -55,14 +55,13 @@ class Prompt:
 
     def prefix_of(self, names: Sequence[str]) -> tuple[int, ...]:
         """Give the tokens before the sentence where only some skills are shown."""
-        system = self._instruction or _INSTRUCTION + "".join(map(self._line, names))
-        tokens = self._turn("system", system)
+        tokens = [*self.head(names), *self.close]
         for say, calls in self.examples(names):
             tokens += self.example(say, calls)
         return (*tokens, *self.open)
 
     def head(self, names: Sequence[str]) -> list[int]:
-        """Tokens of the instruction and the lines of the first skills."""
+        """Tokens up to the line of the last of some skills."""
         text = self._instruction or _INSTRUCTION + "".join(map(self._line, names))
         return [*self._open("system"), *self._tokenizer.encode(text)]
 
@@ -73,7 +72,7 @@ class Prompt:
     @property
     def close(self) -> list[int]:
         """Tokens behind the last line."""
-        return self._close()
+        return [self._tokenizer.turn_end, *self._tokenizer.encode("\n")]
 
     @property
     def open(self) -> list[int]:
@@ -105,17 +104,14 @@ class Prompt:
         tokens: list[int] = []
         for said, answer in before:
             tokens += [*self._tokenizer.encode(said), *self.suffix]
-            tokens += [*self._tokenizer.encode(answer), *self._close(), *self._open("user")]
+            tokens += [*self._tokenizer.encode(answer), *self.close, *self.open]
         return [*tokens, *self._tokenizer.encode(sentence), *self.suffix]
 
     def _turn(self, role: str, text: str) -> list[int]:
-        return [*self._open(role), *self._tokenizer.encode(text), *self._close()]
+        return [*self._open(role), *self._tokenizer.encode(text), *self.close]
 
     def _open(self, role: str) -> list[int]:
         return [self._tokenizer.turn_start, *self._tokenizer.encode(f"{role}\n")]
-
-    def _close(self) -> list[int]:
-        return [self._tokenizer.turn_end, *self._tokenizer.encode("\n")]
 
 
 def _examples(registry: SkillRegistry, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.engine.decoding import PREFILL_CHUNK
-from quant_llm_ros.engine.protocol import Gathering
+from quant_llm_ros.engine.protocol import Engine, Gathering
 
 
 def keeps_lines_apart(prompt: Prompt, common: Sequence[str], names: Sequence[str]) -> bool:
@@ -27,7 +27,8 @@ def keeps_lines_apart(prompt: Prompt, common: Sequence[str], names: Sequence[str
     return list(whole[: len(written)]) == written
 
 
-def _append(engine: Gathering, tokens: Sequence[int]) -> None:
+def append_in_chunks(engine: Engine, tokens: Sequence[int]) -> None:
+    """Run tokens through the model, not too many at once."""
     for start in range(0, len(tokens), PREFILL_CHUNK):
         engine.append(tokens[start : start + PREFILL_CHUNK])
 
@@ -51,7 +52,7 @@ class Shelf:
         self._gathered: tuple[str, ...] | None = None
         self._length = 0
         engine.rollback(0)
-        _append(engine, prompt.head(common))
+        append_in_chunks(engine, prompt.head(common))
         engine.mark()
         self._common = tuple(common)
         self._opening = engine.length
@@ -101,7 +102,7 @@ class Shelf:
             return
         turns = [prompt.example(*pair) for pair in shown]
         start = engine.length + len(prompt.close)
-        _append(engine, [*prompt.close, *(token for turn in turns for token in turn)])
+        append_in_chunks(engine, [*prompt.close, *(token for turn in turns for token in turn)])
         for pair, turn in zip(shown, turns, strict=True):
             self._examples[pair] = engine.shelve(start, start + len(turn))
             start += len(turn)

@@ -216,17 +216,9 @@ class OnnxRuntimeEngine:
         self._marked = (self._length, self._cache)
 
     def shelve(self, start: int, end: int) -> int:
-        """Put a copy of a part of the cache aside, for ``gather``.
-
-        Args:
-            start: Index of its first token.
-            end: Index behind its last token.
-
-        Returns:
-            The number of the piece.
+        """Put a part of the cache aside; see ``engine.protocol.Gathering.shelve``.
 
         Raises:
-            ValueError: The cache does not hold these tokens.
             EngineError: The engine is closed.
         """
         self._open_session()
@@ -236,14 +228,9 @@ class OnnxRuntimeEngine:
         return self._pieces.add(arrays[::2], arrays[1::2], start, end)
 
     def gather(self, pieces: Sequence[int]) -> None:
-        """Make the cache of pieces, behind each other, and mark it.
-
-        Args:
-            pieces: Numbers that ``shelve`` has given, at least one.
+        """Make the cache of pieces; see ``engine.protocol.Gathering.gather``.
 
         Raises:
-            ValueError: There is no such piece.
-            ContextOverflowError: They exceed the context; the cache is unchanged.
             EngineError: The engine is closed.
         """
         self._open_session()
