@@ -52,6 +52,7 @@ from quant_llm_ros.training.rounding import (
     TARGETS,
 )
 from quant_llm_ros.training.settings import FinetuneSettings
+from quant_llm_ros.training.varying import vary
 
 STATE = "state.safetensors"
 # Far from the seeds that people choose for training.
@@ -305,7 +306,13 @@ class Finetuner:
                 waiting[: self.settings.group_size],
                 waiting[self.settings.group_size :],
             )
-            yield Group(self._skills, tuple(taken))
+            yield Group(self._skills, tuple(self._varied(example, order) for example in taken))
+
+    def _varied(self, example: TrainingExample, rng: random.Random) -> TrainingExample:
+        if not self.settings.human_varied or rng.random() >= self.settings.human_varied:
+            return example  # nothing is drawn where none are varied: as before there was this
+        varied = vary(example, self._skills, rng)
+        return varied if self._leaks.allows(varied.text) else example
 
     def _pack(self, group: Group) -> Pack:
         # As at run time: a registry that the model does not know is shown with its examples.

@@ -68,6 +68,11 @@ class Lexicon:
     adjectives: tuple[tuple[str, ...], ...]
     entries: tuple[Entry, ...]
 
+    @functools.cached_property
+    def names(self) -> Mapping[tuple[str, ...], Entry]:
+        """Entries by their words, without those that are patterns."""
+        return {entry.words: entry for entry in self.entries if entry.pattern is None}
+
     def speak(self, said: Said, speaker: Lexicographer, how: str = "") -> Span:
         """Say a name with what stands before and behind it.
 

@@ -19,6 +19,13 @@ _ASKING = frozenset((
     "what", "what's", "where", "how", "how's", "which", "in", "is", "are", "do", "does", "can",
     "could", "may", "who", "will",
 ))  # fmt: skip
+_STANDS_FOR = (
+    (frozenset(("him", "her", "them")), frozenset(("person",))),
+    (frozenset(("there",)), frozenset(("place",))),
+    (frozenset(("it", "them", "that", "this", "those", "one")),
+     frozenset(("thing", "device", "openable"))),
+)  # fmt: skip
+"""Pronouns, and the kinds of names that each may stand for."""
 _IRREGULAR = {"lie": "lying", "die": "dying", "tie": "tying", "be": "being", "see": "seeing"}
 _DOUBLED = frozenset((
     "put", "get", "grab", "set", "stop", "let", "run", "cut", "shut", "spin", "step", "scan",
@@ -99,6 +106,13 @@ def _repeats(calls: Sequence[Call]) -> bool:
     return len(set(asked)) < len(asked)
 
 
+def _points_back(words: Sequence[str], named: Sequence[Span]) -> bool:
+    """Tell whether a pronoun among words can stand for something that was named."""
+    kinds = {span.kind for span in named}
+    said = {word.rstrip(",.;") for word in words}
+    return any(said & pronouns and kinds & fitting for pronouns, fitting in _STANDS_FOR)
+
+
 class Commander:
     """Makes commands over one registry."""
 
@@ -164,6 +178,7 @@ class Commander:
                 if terse:
                     self._continue_tersely(draft, skills[index])
                 else:
+                    skills[index], one = self._for_person(draft, skills[index], one)
                     self._continue(draft, skills[index - 1], skills[index], one)
             self._once_more(draft)
 
@@ -213,6 +228,24 @@ class Commander:
             raise Unsayable("stop")
         return skill
 
+    def _for_person(
+        self, draft: Draft, skill: SkillView, wish: Wish
+    ) -> tuple[SkillView, Wish]:
+        """Where somebody was named last, often choose what is done with persons."""
+        last = draft.calls[-1]
+        persons = any(isinstance(v, Span) and v.kind == "person" for v in last.values.values())
+        plain = not (wish.incomplete or wish.outside)
+        if not (persons and plain) or self.rng.random() < 0.3:
+            return skill, wish
+        fitting = [
+            s for s in self.view.skills
+            if s is not last.view
+            and any(self.talker.lexicons[n].kind == "person" for n in s.speech.lexicons.values())
+        ]  # fmt: skip
+        if not fitting:
+            return skill, wish
+        return self.rng.choice(fitting), dataclasses.replace(wish, pronoun_share=0.9)
+
     def _is_terse(self, wish: Wish | None, share: float) -> bool:
         plain = wish is None or not (wish.incomplete or wish.outside)
         return plain and self.rng.random() < share
@@ -244,7 +277,10 @@ class Commander:
         self.speak(draft, frames.arrivals if arrived else frames.joins)
         if self.rng.random() < 0.07:
             self.speak(draft, frames.others["again_requests"])
+        start = len(draft.words)
         self._refer_back(draft, skill, wish)
+        if wish.incomplete and _points_back(draft.words[start:], draft.spans):
+            raise Unsayable("it was named before")
 
     def continue_with(self, draft: Draft, last: SkillView, skill: SkillView) -> None:
         """Say a clause that may leave out or refer to what the last one named."""

@@ -30,6 +30,8 @@ class FinetuneSettings:
         human_from: Share of the steps after which they are read. The adapter as it is until then
             is kept in the folder ``before_human``, so that what the generated sentences alone
             give can be measured.
+        human_varied: Share of them that are read with other names in the places of theirs
+            (``varying.py``), anew each time.
         default_share: Share of the generated groups for the default registry.
         rank: Rank of the adapter (Hu et al. 2021, «LoRA», section 4.1).
         alpha: Scale of the adapter's update, times 1 / rank.
@@ -64,6 +66,7 @@ class FinetuneSettings:
     group_size: int = 16
     human_share: float = 0.15
     human_from: float = 0.0
+    human_varied: float = 0.0
     default_share: float = 0.6
     rank: int = 16
     alpha: int = 32
@@ -121,6 +124,7 @@ class FinetuneSettings:
         for name in (
             "human_share",
             "human_from",
+            "human_varied",
             "default_share",
             "warmup",
             "rounding_from",

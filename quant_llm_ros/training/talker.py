@@ -10,7 +10,7 @@ from quant_llm_ros.command.calls import MISSING
 from quant_llm_ros.command.skills import Argument, ArgumentType
 from quant_llm_ros.command.units import number_words
 from quant_llm_ros.training.amounts import say_amount
-from quant_llm_ros.training.lexicon import Lexicons, load_lexicons, pick
+from quant_llm_ros.training.lexicon import Lexicon, Lexicons, load_lexicons, pick
 from quant_llm_ros.training.pattern import Pattern, Said, Slot, Span, Value
 from quant_llm_ros.training.view import Call, SkillView, Unsayable, View
 
@@ -21,7 +21,7 @@ _DEICTIC = {
     "device": ("it", "that", "this", "it", "that one", "that thing"),
     "openable": ("it", "that", "this", "it", "that one", "this one"),
     "place": ("there", "there", "over there", "that place"),
-    "person": ("them", "him", "her", "that person"),
+    "person": ("them", "him", "her"),
 }
 _DEICTIC_THING = ("it", "that", "this", "it", "that one", "this one")
 _BEFORE_PLACE = frozenset(("at", "on", "in", "from", "near", "by", "of", "above", "under"))
@@ -283,10 +283,11 @@ class Talker:
         if self._wish.referents and self.rng.random() < self._wish.pronoun_share:
             carried = self._skill.speech.concept in _CARRYING
             fitting = [
-                r for r in self._wish.referents if _may_refer(r.kind, lexicon.kind, carried)
-            ]
+                r for r in self._wish.referents
+                if _may_refer(r.kind, lexicon.kind, carried) or self._also_is(said, r, lexicon)
+            ]  # fmt: skip
             if fitting:
-                self._pronoun(said, slot, fitting[-1])
+                self._pronoun(said, slot, fitting[-1], lexicon.kind)
                 return
         several = self._wish.several if slot.argument == self._main() else 1
         if lexicon.kind in ("person", "text"):
@@ -304,8 +305,16 @@ class Talker:
                 return old
         return ""
 
-    def _pronoun(self, said: Said, slot: Slot, referent: Span) -> None:
-        if referent.kind == "place":
+    @staticmethod
+    def _also_is(said: Said, referent: Span, lexicon: Lexicon) -> bool:
+        """Tell whether a place is something to use: «go to the oven and switch it on»."""
+        if referent.kind != "place" or lexicon.kind not in ("device", "openable"):
+            return False
+        words = tuple(said.words[referent.start : referent.end])
+        return any(words[i:] in lexicon.names for i in range(len(words)))
+
+    def _pronoun(self, said: Said, slot: Slot, referent: Span, kind: str) -> None:
+        if kind == "place":
             last = said.words[-1] if said.words else ""
             if last in ("on", "at", "near", "around", "the", "of", "by", "towards"):
                 raise Unsayable("there")
@@ -313,7 +322,7 @@ class Talker:
             said.add("there")
         else:
             self._refuse_after_particle(said)
-            options = _PRONOUNS.get(referent.kind, ("them",) if referent.plural else ("it",))
+            options = _PRONOUNS.get(kind, ("them",) if referent.plural else ("it",))
             said.plural = referent.plural
             said.add(pick(self.rng, options))
         said.values[slot.argument].append(referent)
