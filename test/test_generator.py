@@ -9,7 +9,7 @@ import random
 import pytest
 
 from quant_llm_ros.cli import generate as command_line
-from quant_llm_ros.command.calls import Grammar, parse, UNKNOWN
+from quant_llm_ros.command.calls import Grammar, MISSING, parse, UNKNOWN
 from quant_llm_ros.command.decision import Status
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.command.text import clean, words
@@ -243,6 +243,42 @@ def test_a_pronoun_is_written_as_what_it_stands_for():
         assert {"it"} & set(draft.words)
         answers.add(write_answer(draft.calls, draft.words).partition(",")[0].rstrip(")"))
     assert answers == {"place(object=red mug"}
+
+
+def test_nothing_is_asked_for_that_was_named_before(sample):
+    """A pronoun behind a name that it can stand for is never answered with ``?``."""
+    asked = 0
+    for _, example in sample:
+        *before, last = [call.arguments for call in parse(example.answer)] or [{}]
+        things = [call[name] for call in before for name in ("object", "device") if name in call]
+        if things and MISSING not in things and MISSING in last.values():
+            asked += 1
+            ends_in_pronoun = words(example.text.casefold())[-1] in ("it", "them")
+            assert last.get("object", last.get("device")) != MISSING or not ends_in_pronoun
+    assert asked
+
+
+def test_a_place_is_also_what_is_used_there():
+    kind = default_kind()
+    talker = Talker(random.Random(3), View.plain(kind))
+    view = {s.skill.name: s for s in View.plain(kind).skills}
+    wish = Wish(referents=[Span(3, 4, "place")], pronoun_share=1.0)
+    for place, skill, used in (
+        ("chest", "close", True), ("oven", "switch", True), ("hall", "close", False)
+    ):  # fmt: skip
+        meant = set()
+        for _ in range(30):
+            draft = Draft(["go", "to", "the", place, "and"], [])
+            calls = talker.clause(draft.words, view[skill], wish)
+            meant |= {value for call in calls for value in call.values.values()}
+        assert (Span(3, 4, "place") in meant) == used
+
+
+def test_a_place_beside_something_to_use_is_not_used():
+    talker = Talker(random.Random(3), View.plain(default_kind()))
+    said = ["go", "to", "the", "table", "by", "the", "window"]
+    assert not talker.is_used(said, Span(3, 7, "place"), "openable")
+    assert talker.is_used(said, Span(6, 7, "place"), "openable")
 
 
 def test_noise_keeps_answers_true():

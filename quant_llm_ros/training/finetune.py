@@ -310,7 +310,7 @@ class Finetuner:
 
     def _varied(self, example: TrainingExample, rng: random.Random) -> TrainingExample:
         if not self.settings.human_varied or rng.random() >= self.settings.human_varied:
-            return example  # nothing is drawn where none are varied: as before there was this
+            return example  # at 0 nothing is drawn: human groups are those of earlier versions
         varied = vary(example, self._skills, rng)
         return varied if self._leaks.allows(varied.text) else example
 

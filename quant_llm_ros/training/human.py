@@ -29,7 +29,7 @@ _DETERMINERS = frozenset((
     "the", "a", "an", "this", "that", "these", "those", "some", "any", "my", "your", "his",
     "her", "its", "our", "their",
 ))  # fmt: skip
-PREPOSITIONS = frozenset((
+_PREPOSITIONS = frozenset((
     "to", "towards", "toward", "in", "into", "inside", "on", "onto", "at", "from", "of", "off",
     "near", "by", "beside", "behind", "under", "over", "above", "below", "with", "for", "next",
     "up", "down", "out", "around", "across", "along", "through", "between", "straight", "and",
@@ -157,5 +157,5 @@ def best_option(options: Sequence[str], sentence: Sequence[str]) -> str | None:
 def _complete(option: list[str]) -> bool:
     if len(option) == 1:
         return option[0] not in _PRONOUNS
-    closing = option[-1] in PREPOSITIONS or option[-1] in _DETERMINERS
-    return not (closing or option[0] in PREPOSITIONS or option[0] in _DETERMINERS)
+    closing = option[-1] in _PREPOSITIONS or option[-1] in _DETERMINERS
+    return not (closing or option[0] in _PREPOSITIONS or option[0] in _DETERMINERS)

@@ -12,7 +12,7 @@ from quant_llm_ros.resources import share_path
 from quant_llm_ros.training.corpus import Concepts, load_concepts
 from quant_llm_ros.training.lexicon import patterns, read_yaml
 from quant_llm_ros.training.pattern import Pattern, Said, Span
-from quant_llm_ros.training.talker import Talker, Wish
+from quant_llm_ros.training.talker import Talker, USED, Wish
 from quant_llm_ros.training.view import Call, SkillView, Unsayable, View
 
 _ASKING = frozenset((
@@ -21,7 +21,7 @@ _ASKING = frozenset((
 ))  # fmt: skip
 _STANDS_FOR = (
     (frozenset(("him", "her", "them")), frozenset(("person",))),
-    (frozenset(("there",)), frozenset(("place",))),
+    (frozenset(("there", "place")), frozenset(("place",))),
     (frozenset(("it", "them", "that", "this", "those", "one")),
      frozenset(("thing", "device", "openable"))),
 )  # fmt: skip
@@ -104,13 +104,6 @@ def _repeats(calls: Sequence[Call]) -> bool:
         if call.view.speech.concept not in ("move", "turn")
     ]
     return len(set(asked)) < len(asked)
-
-
-def _points_back(words: Sequence[str], named: Sequence[Span]) -> bool:
-    """Tell whether a pronoun among words can stand for something that was named."""
-    kinds = {span.kind for span in named}
-    said = {word.rstrip(",.;") for word in words}
-    return any(said & pronouns and kinds & fitting for pronouns, fitting in _STANDS_FOR)
 
 
 class Commander:
@@ -228,9 +221,7 @@ class Commander:
             raise Unsayable("stop")
         return skill
 
-    def _for_person(
-        self, draft: Draft, skill: SkillView, wish: Wish
-    ) -> tuple[SkillView, Wish]:
+    def _for_person(self, draft: Draft, skill: SkillView, wish: Wish) -> tuple[SkillView, Wish]:
         """Where somebody was named last, often choose what is done with persons."""
         last = draft.calls[-1]
         persons = any(isinstance(v, Span) and v.kind == "person" for v in last.values.values())
@@ -245,6 +236,19 @@ class Commander:
         if not fitting:
             return skill, wish
         return self.rng.choice(fitting), dataclasses.replace(wish, pronoun_share=0.9)
+
+    def _points_back(self, draft: Draft, start: int, named: Sequence[Span]) -> bool:
+        """Tell whether a pronoun from ``start`` on can stand for something that was named."""
+        kinds = {span.kind for span in named}
+        if any(self.talker.is_used(draft.words, s, kind) for s in named for kind in USED):
+            kinds.add("thing")
+        copied = {i for s in draft.spans if s.start >= start for i in range(s.start - 1, s.end)}
+        said = {
+            word.rstrip(",.;")
+            for i, word in enumerate(draft.words[start:], start)
+            if i not in copied  # nor the word before: «that» in «that cup» is no pronoun
+        }
+        return any(said & pronouns and kinds & fitting for pronouns, fitting in _STANDS_FOR)
 
     def _is_terse(self, wish: Wish | None, share: float) -> bool:
         plain = wish is None or not (wish.incomplete or wish.outside)
@@ -277,9 +281,9 @@ class Commander:
         self.speak(draft, frames.arrivals if arrived else frames.joins)
         if self.rng.random() < 0.07:
             self.speak(draft, frames.others["again_requests"])
-        start = len(draft.words)
+        start, named = len(draft.words), draft.spans
         self._refer_back(draft, skill, wish)
-        if wish.incomplete and _points_back(draft.words[start:], draft.spans):
+        if wish.incomplete and self._points_back(draft, start, named):
             raise Unsayable("it was named before")
 
     def continue_with(self, draft: Draft, last: SkillView, skill: SkillView) -> None:

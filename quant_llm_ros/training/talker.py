@@ -10,7 +10,7 @@ from quant_llm_ros.command.calls import MISSING
 from quant_llm_ros.command.skills import Argument, ArgumentType
 from quant_llm_ros.command.units import number_words
 from quant_llm_ros.training.amounts import say_amount
-from quant_llm_ros.training.lexicon import Lexicon, Lexicons, load_lexicons, pick
+from quant_llm_ros.training.lexicon import Lexicons, load_lexicons, pick
 from quant_llm_ros.training.pattern import Pattern, Said, Slot, Span, Value
 from quant_llm_ros.training.view import Call, SkillView, Unsayable, View
 
@@ -37,6 +37,10 @@ _VAGUE = (
     "somewhat",
 )
 _PRONOUNS = {"person": ("him", "her", "them"), "place": ("there",)}
+USED = ("device", "openable")
+"""Kinds of names for things that are used where they are."""
+_RELATING = frozenset(("of", "by", "near", "in", "on", "at", "to", "behind", "with", "for", "that",
+                       "which", "beside", "under"))  # fmt: skip
 _CARRYING = frozenset(("bring", "pick", "place", "deliver", "collect"))
 _ATTEMPTS = 12
 
@@ -282,10 +286,12 @@ class Talker:
             return
         if self._wish.referents and self.rng.random() < self._wish.pronoun_share:
             carried = self._skill.speech.concept in _CARRYING
-            fitting = [
-                r for r in self._wish.referents
-                if _may_refer(r.kind, lexicon.kind, carried) or self._also_is(said, r, lexicon)
-            ]  # fmt: skip
+            referents = self._wish.referents
+            fitting = [r for r in referents if _may_refer(r.kind, lexicon.kind, carried)]
+            if not fitting and lexicon.kind in USED:
+                fitting = [r for r in referents if self.is_used(said.words, r, lexicon.kind)]
+                if len(fitting) > 1:
+                    raise Unsayable("it could be either")
             if fitting:
                 self._pronoun(said, slot, fitting[-1], lexicon.kind)
                 return
@@ -305,13 +311,20 @@ class Talker:
                 return old
         return ""
 
-    @staticmethod
-    def _also_is(said: Said, referent: Span, lexicon: Lexicon) -> bool:
-        """Tell whether a place is something to use: «go to the oven and switch it on»."""
-        if referent.kind != "place" or lexicon.kind not in ("device", "openable"):
+    def is_used(self, words: Sequence[str], named: Span, kind: str) -> bool:
+        """Tell whether a place or thing is something to use: «go to the oven and switch it on».
+
+        Args:
+            words: Words said so far.
+            named: What was named.
+            kind: ``device`` or ``openable``.
+        """
+        name = tuple(words[named.start : named.end])
+        # «The table by the window» is no window.
+        if named.kind not in ("place", "thing") or _RELATING.intersection(name):
             return False
-        words = tuple(said.words[referent.start : referent.end])
-        return any(words[i:] in lexicon.names for i in range(len(words)))
+        names = self.lexicons[kind].names
+        return any(name[i:] in names for i in range(len(name)))
 
     def _pronoun(self, said: Said, slot: Slot, referent: Span, kind: str) -> None:
         if kind == "place":

@@ -6,6 +6,7 @@ names stays, what the names are is no longer learnt by heart.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
 import dataclasses
 import random
@@ -14,17 +15,26 @@ import re
 from quant_llm_ros.command.calls import MISSING, parse, SEPARATOR
 from quant_llm_ros.command.skills import ArgumentType, SkillRegistry
 from quant_llm_ros.command.text import words
+from quant_llm_ros.errors import CommandError
 from quant_llm_ros.training.corpus import default_kind
 from quant_llm_ros.training.generator import check, TrainingExample
-from quant_llm_ros.training.human import PREPOSITIONS
 from quant_llm_ros.training.lexicon import Entry, Lexicon, load_lexicons, pick
+from quant_llm_ros.training.talker import USED
 
-KIND = "varied"
-
-_FIRST = ("room", "relative", "name", "role")
-_THEN = ("container", "furniture", "device", "openable", "food", "household", "office")
-_USED = ("device", "openable")
-"""What is named to be used takes other names for things that are used alike."""
+_THINGS = ("household", "food", "office")
+_PERSONS = ("relative", "name", "role")
+_PLACES = ("room", "container", "furniture")
+_BY_USE = {
+    "thing": _THINGS, "watchable": ("device", "openable", *_THINGS), "device": ("device",),
+    "openable": ("openable",), "person": _PERSONS,
+}  # fmt: skip
+_ANY = (*_PLACES, *_PERSONS, *_THINGS, *USED)
+_BEHIND_A_NAME = frozenset((
+    "on", "in", "near", "by", "beside", "behind", "under", "over", "above", "below", "next", "at",
+    "from", "to", "with", "for", "that", "which", "inside", "is", "are",
+))  # fmt: skip
+_PATTERN = r"(?<![\w'-]){}(?![\w'-])"
+_OF_PERSONS = frozenset(("it", "its", "he", "him", "his", "she", "her"))
 
 
 def vary(
@@ -42,27 +52,25 @@ def vary(
         registry: Registry that the answer is for.
         rng: Source of chance.
         name_share: How often a name that the lexicons know is changed for another one of its
-            lexicon and number («the books» for «the towels», never for «the towel»).
-        mark_share: How often a sentence without marks gets a capital and a full stop.
+            lexicon and number («the books» for «the shoes», never for «the shoe»).
+        mark_share: How often a sentence without marks gets a capital and a mark at its end.
 
     Returns:
-        The new sentence; the old one where nothing in it could be changed.
+        The new sentence, or the old one where nothing in it was changed.
     """
-    text, answer = example.text, example.answer
+    varied = example
     for name, others in _names(example, registry):
         if rng.random() >= name_share:
             continue
         new = " ".join(rng.choice(others).words)
-        if _is_said(new, example.text):
-            continue
-        text = _agreeing(_replaced(name, new, text))
-        answer = _in_values(name, new, answer)
-    if rng.random() < mark_share and text[:1].islower() and text[-1:].isalnum():
-        text = f"{text[0].upper()}{text[1:]}{pick(rng, ('.', '.', '!'))}"
-    varied = dataclasses.replace(example, text=text, answer=answer, kind=KIND)
+        if not (_said(new, varied.text) or _said(new, example.text)):
+            varied = _renamed(varied, registry, name, new)
+    if rng.random() < mark_share and varied.text[:1].islower() and varied.text[-1:].isalnum():
+        text = f"{varied.text[0].upper()}{varied.text[1:]}{pick(rng, ('.', '.', '!'))}"
+        varied = dataclasses.replace(varied, text=text)
     try:
         check(varied, registry)
-    except ValueError:
+    except (ValueError, CommandError):  # too long, or a value begins with the capital
         return example
     return varied
 
@@ -70,7 +78,7 @@ def vary(
 def _names(
     example: TrainingExample, registry: SkillRegistry
 ) -> Iterator[tuple[str, Sequence[Entry]]]:
-    """Find the names in an answer's values.
+    """Find the names in an answer's values that stand nowhere else in the sentence.
 
     Yields:
         Each name with the entries that can take its place.
@@ -78,29 +86,38 @@ def _names(
     uses: dict[tuple[str, ...], str] = {}
     for call in parse(example.answer):
         known = default_kind().skills.get(call.skill)
-        for argument in registry.skills[call.skill].arguments:
-            value = call.arguments.get(argument.name, MISSING)
-            if value == MISSING or argument.type not in (ArgumentType.TEXT, ArgumentType.PLACE):
-                continue
-            use = known.lexicons.get(argument.name, "") if known else ""
-            for name in _known_names(words(value.casefold())):
+        for argument in _copying(call.skill, registry):
+            use = known.lexicons.get(argument, "") if known else ""
+            for name in _known_names(words(call.arguments.get(argument, "").casefold())):
                 # «Go to the oven and switch it on»: what is used decides.
-                if use in _USED or name not in uses:
+                if use in USED or name not in uses:
                     uses[name] = use
+    said = words(example.text.casefold())
+    values = _values(example, registry)
     for name, use in uses.items():
         lexicon = _lexicon(name, use)
-        if lexicon is not None:
-            yield " ".join(name), _alike(lexicon, name)
+        if lexicon is None or (lexicon.kind == "person" and _OF_PERSONS.intersection(said)):
+            continue
+        text = " ".join(name)
+        if _only_in_values(text, example.text, values):
+            entries = lexicon.names.values()
+            yield text, [e for e in entries if e.number == lexicon.names[name].number]
+
+
+def _copying(skill: str, registry: SkillRegistry) -> list[str]:
+    """Give the arguments of a skill that copy words of the sentence."""
+    types = (ArgumentType.TEXT, ArgumentType.PLACE)
+    return [a.name for a in registry.skills[skill].arguments if a.type in types]
 
 
 def _known_names(said: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Find the longest names that lexicons know, where a name ends: «jar» in «jam jar lid» not."""
+    """Find the longest names that lexicons know, where a name ends: not «jar» in «jar label»."""
     start = 0
     while start < len(said):
         for end in range(len(said), start, -1):
             name = tuple(said[start:end])
-            ends = end == len(said) or said[end] in PREPOSITIONS
-            if ends and any(_lexicon(name, use) for use in ("", *_USED)):
+            ends = end == len(said) or said[end] in _BEHIND_A_NAME
+            if ends and _lexicon(name, "") is not None:
                 yield name
                 start = end - 1
                 break
@@ -109,37 +126,60 @@ def _known_names(said: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _lexicon(name: tuple[str, ...], use: str) -> Lexicon | None:
     lexicons = load_lexicons()
-    order = (*_FIRST, use, *_THEN) if use in _USED else (*_FIRST, *_THEN)
+    order = (*_BY_USE.get(use, ()), *_ANY)
     return next((lexicons[n] for n in order if name in lexicons[n].names), None)
 
 
-def _alike(lexicon: Lexicon, name: tuple[str, ...]) -> list[Entry]:
-    number = lexicon.names[name].number
-    return [entry for entry in lexicon.names.values() if entry.number == number]
+def _values(example: TrainingExample, registry: SkillRegistry) -> collections.Counter[str]:
+    """Count what an answer copies from the sentence."""
+    return collections.Counter(
+        call.arguments[name]
+        for call in parse(example.answer)
+        for name in _copying(call.skill, registry)
+        if call.arguments.get(name, MISSING) != MISSING
+    )
 
 
-def _pattern(name: str) -> str:
-    return rf"(?<![\w']){re.escape(name)}(?![\w'])"
+def _only_in_values(name: str, text: str, values: collections.Counter[str]) -> bool:
+    """Tell whether a name is never said as something else: not so in «can you open the can»."""
+    inside = 0
+    for value, calls in values.items():
+        said = _said(value, text)
+        if said > calls:
+            return False
+        inside += said * _said(name, value)
+    return inside == _said(name, text)
 
 
-def _is_said(name: str, text: str) -> bool:
-    return re.search(_pattern(name), text, re.IGNORECASE) is not None
+def _said(name: str, text: str) -> int:
+    return len(re.findall(_PATTERN.format(re.escape(name)), text, re.IGNORECASE))
+
+
+def _renamed(
+    example: TrainingExample, registry: SkillRegistry, name: str, new: str
+) -> TrainingExample:
+    """Replace a name in the sentence, which has it in values only, and in these."""
+    calls = []
+    for call in parse(example.answer):
+        copying = _copying(call.skill, registry)
+        values = [
+            f"{key}={_replaced(name, new, value) if key in copying else value}"
+            for key, value in call.arguments.items()
+        ]
+        calls.append(f"{call.skill}({', '.join(values)})")
+    return dataclasses.replace(
+        example, text=_replaced(name, new, example.text), answer=SEPARATOR.join(calls)
+    )
 
 
 def _replaced(name: str, new: str, text: str) -> str:
-    return re.sub(_pattern(name), new, text, flags=re.IGNORECASE)
+    """Replace a name, with its capital and with the «a» or «an» before it."""
 
+    def other(match: re.Match[str]) -> str:
+        article, old = match[1] or "", match[2]
+        if article:
+            article = f"{article[0]}{'n' if new[0] in 'aeiou' else ''} "
+        return article + (new[0].upper() + new[1:] if old[0].isupper() else new)
 
-def _in_values(name: str, new: str, answer: str) -> str:
-    """Replace in the values of an answer, not in names of skills or arguments."""
-    calls = []
-    for call in parse(answer):
-        values = [f"{key}={_replaced(name, new, value)}" for key, value in call.arguments.items()]
-        calls.append(f"{call.skill}({', '.join(values)})")
-    return SEPARATOR.join(calls)
-
-
-def _agreeing(text: str) -> str:
-    """Write «a» and «an» as the word behind them wants it."""
-    text = re.sub(r"\b([Aa])n(?= [^aeiouAEIOU\W])", r"\1", text)
-    return re.sub(r"\b([Aa])(?= [aeioAEIO])", r"\1n", text)
+    pattern = _PATTERN.format(rf"(an? )?({re.escape(name)})")
+    return re.sub(pattern, other, text, flags=re.IGNORECASE)
