@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from quant_llm_ros.command.calls import parse
 from quant_llm_ros.training.corpus import default_kind
 from quant_llm_ros.training.generator import check, MAX_CHARS, TrainingExample
 from quant_llm_ros.training.lexicon import load_lexicons
-from quant_llm_ros.training.varying import vary
+from quant_llm_ros.training.varying import human_groups, vary
 
 SKILLS = default_kind().registry
 
@@ -111,3 +112,40 @@ def test_marks_are_added_to_some():
     example = TrainingExample("go to the kitchen", "go_to(place=kitchen)", "human")
     texts = [vary(example, SKILLS, rng, name_share=0.0, mark_share=0.5).text for _ in range(30)]
     assert {text.rstrip(".!") for text in texts} == {"go to the kitchen", "Go to the kitchen"}
+
+
+HUMAN = [
+    TrainingExample("go to the kitchen", "go_to(place=kitchen)", "human"),
+    TrainingExample("find the cup", "find(object=cup)", "human"),
+    TrainingExample("follow me", "follow(target=me)", "human"),
+]
+
+
+def read(
+    varied_share: float, *, seed: int = 4, forbidden: str = "", groups: int = 40
+) -> list[str]:
+    stream = human_groups(
+        HUMAN, SKILLS, random.Random(4), size=2, varied_share=varied_share,
+        allows=lambda text: not forbidden or forbidden not in text,
+    )  # fmt: skip
+    return [e.text for group in itertools.islice(stream, groups) for e in group.examples]
+
+
+def test_human_sentences_come_equally_often_and_as_varied_as_wished():
+    plain = read(0.0)
+    assert {text: 26 <= plain.count(text) <= 27 for text in {e.text for e in HUMAN}} == {
+        e.text: True for e in HUMAN
+    }
+    assert set(plain) == {e.text for e in HUMAN}
+    assert len(set(read(1.0))) > 40
+    assert read(1.0) == read(1.0)
+
+
+def test_what_is_kept_for_measuring_is_not_read_in_other_words_either():
+    assert any("spoon" in text for text in read(1.0, groups=1500))
+    assert not any("spoon" in text for text in read(1.0, forbidden="spoon", groups=1500))
+
+
+def test_without_human_sentences_there_are_no_groups():
+    assert not list(human_groups([], SKILLS, random.Random(1), size=2, varied_share=0.5,
+                                 allows=lambda text: True))  # fmt: skip

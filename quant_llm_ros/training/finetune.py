@@ -52,7 +52,7 @@ from quant_llm_ros.training.rounding import (
     TARGETS,
 )
 from quant_llm_ros.training.settings import FinetuneSettings
-from quant_llm_ros.training.varying import vary
+from quant_llm_ros.training.varying import human_groups
 
 STATE = "state.safetensors"
 # Far from the seeds that people choose for training.
@@ -288,7 +288,14 @@ class Finetuner:
             default_share=self.settings.default_share,
             registries=self._registries,
         )
-        human = self._human_groups(random.Random(self.settings.seed + 1))
+        human = human_groups(
+            self._human,
+            self._skills,
+            random.Random(self.settings.seed + 1),
+            size=self.settings.group_size,
+            varied_share=self.settings.human_varied,
+            allows=self._leaks.allows,
+        )
         for step, group in enumerate(generated):
             from_people = step >= self._human_step() and order.random() < self.settings.human_share
             yield next(human) if from_people and self._human else self._without_leaks(group)
@@ -296,23 +303,6 @@ class Finetuner:
     def _without_leaks(self, group: Group) -> Group:
         kept = tuple(e for e in group.examples if self._leaks.allows(e.text))
         return dataclasses.replace(group, examples=kept)
-
-    def _human_groups(self, order: random.Random) -> Iterator[Group]:
-        waiting: list[TrainingExample] = []
-        while self._human:
-            while len(waiting) < self.settings.group_size:
-                waiting += order.sample(self._human, len(self._human))
-            taken, waiting = (
-                waiting[: self.settings.group_size],
-                waiting[self.settings.group_size :],
-            )
-            yield Group(self._skills, tuple(self._varied(example, order) for example in taken))
-
-    def _varied(self, example: TrainingExample, rng: random.Random) -> TrainingExample:
-        if not self.settings.human_varied or rng.random() >= self.settings.human_varied:
-            return example  # at 0 nothing is drawn: human groups are those of earlier versions
-        varied = vary(example, self._skills, rng)
-        return varied if self._leaks.allows(varied.text) else example
 
     def _pack(self, group: Group) -> Pack:
         # As at run time: a registry that the model does not know is shown with its examples.

@@ -7,7 +7,7 @@ names stays, what the names are is no longer learnt by heart.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import random
 import re
@@ -17,7 +17,7 @@ from quant_llm_ros.command.skills import ArgumentType, SkillRegistry
 from quant_llm_ros.command.text import words
 from quant_llm_ros.errors import CommandError
 from quant_llm_ros.training.corpus import default_kind
-from quant_llm_ros.training.generator import check, TrainingExample
+from quant_llm_ros.training.generator import check, Group, TrainingExample
 from quant_llm_ros.training.lexicon import Entry, Lexicon, load_lexicons, pick
 from quant_llm_ros.training.talker import USED
 
@@ -35,6 +35,41 @@ _BEHIND_A_NAME = frozenset((
 ))  # fmt: skip
 _PATTERN = r"(?<![\w'-]){}(?![\w'-])"
 _OF_PERSONS = frozenset(("it", "its", "he", "him", "his", "she", "her"))
+
+
+def human_groups(
+    examples: Sequence[TrainingExample],
+    registry: SkillRegistry,
+    rng: random.Random,
+    *,
+    size: int,
+    varied_share: float,
+    allows: Callable[[str], bool],
+) -> Iterator[Group]:
+    """Give human sentences in groups without end, in another order each time; none of none.
+
+    Args:
+        examples: The sentences.
+        registry: Registry that they are for.
+        rng: Source of chance.
+        size: Sentences of a group.
+        varied_share: Share of them in which other names stand. At 0 nothing is drawn for it, so
+            that the groups are those of versions that knew no other names.
+        allows: Whether a sentence may be learnt; where a new one may not, the old one is given.
+    """
+
+    def read(example: TrainingExample) -> TrainingExample:
+        if not varied_share or rng.random() >= varied_share:
+            return example
+        varied = vary(example, registry, rng)
+        return varied if allows(varied.text) else example
+
+    waiting: list[TrainingExample] = []
+    while examples:
+        while len(waiting) < size:
+            waiting += rng.sample(examples, len(examples))
+        taken, waiting = waiting[:size], waiting[size:]
+        yield Group(registry, tuple(read(example) for example in taken))
 
 
 def vary(
