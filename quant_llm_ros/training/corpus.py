@@ -74,7 +74,7 @@ class Concepts:
     Attributes:
         names: Other names for a skill of the concept.
         near: Concepts that could be meant by the same words.
-        then: Concepts that often come next.
+        then: Concepts that often come next, the more frequent ones several times.
         argument_names: Other names for an argument.
         choice_names: Other names for a choice.
     """

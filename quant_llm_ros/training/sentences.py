@@ -214,7 +214,8 @@ class Commander:
             skill = self._skill_for(wish)
         else:
             then = self._concepts.then.get(before[-1].speech.concept, ())
-            fitting = [s for s in self.view.skills if s.speech.concept in then]
+            # A concept that comes next more often is written there more often.
+            fitting = [s for c in then for s in self.view.skills if s.speech.concept == c]
             skill = self.rng.choice(fitting) if fitting else self._skill_for(wish)
         # A stop that is not the whole of a command is rare, and stands first.
         if skill.speech.concept == "stop" and (before or self.rng.random() < 0.8):
