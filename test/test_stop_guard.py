@@ -42,9 +42,40 @@ def test_is_not_fooled(text):
     assert not GUARD(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "careful, the vase! stop", "look out your left foot stop now", "Danger! A car! Stop!",
+        "hey, be careful: the dog, stop, it's under you", "stop! watch out, the wall",
+    ],
+)  # fmt: skip
+def test_a_warning_may_stand_beside_a_stop(text):
+    """What is warned of is no command of its own."""
+    assert GUARD(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the vase stop", "careful, the vase", "careful, turn left and stop", "be careful the",
+        "watch out for the bus stop", "careful, the door on the left and then stop",
+        "attention the stop sign", "beware of the", "careful take the vase and stop",
+    ],
+)  # fmt: skip
+def test_a_warning_hides_no_command(text):
+    """Only a short name may stand behind a warning, and only where it is said to stop."""
+    assert not GUARD(text)
+
+
 def test_hostile_text_costs_no_time():
     """No text makes the pattern search for long (linear work, bounded length)."""
     start_s = time.process_time()
-    for text in ("please " * 150 + "x", "no " * 60 + "!", "stop " * 39 + "y", "x" * 10_000_000):
+    for text in (
+        "please " * 150 + "x",
+        "no " * 60 + "!",
+        "stop " * 39 + "y",
+        "careful the " * 99,
+        "x" * 10_000_000,
+    ):
         assert not GUARD(text)
     assert time.process_time() - start_s < 1.0

@@ -57,6 +57,7 @@ def derive(rng: random.Random, kind: RobotKind, others: Sequence[RobotKind]) -> 
         stop_phrases=kind.registry.stop_phrases,
         fillers=kind.registry.fillers,
         stop_reasons=kind.registry.stop_reasons,
+        stop_warnings=kind.registry.stop_warnings,
         not_commands=(),
         sha256="",
         source=kind.registry.source,
