@@ -33,7 +33,7 @@ from quant_llm_ros.engine.verdict import refuse_failed
 from quant_llm_ros.errors import BundleError, EngineError, QuantLlmError
 
 DEFAULT_MAX_COMMAND_CHARS = 512
-DEFAULT_MIN_CONFIDENCE = 0.35
+DEFAULT_MIN_CONFIDENCE = 0.4
 DEFAULT_SELFTEST_COMMANDS = 3
 """Reference commands that are decided before a bundle is served; about 50 ms each."""
 
