@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import random
 
@@ -21,9 +22,9 @@ from quant_llm_ros.training.generator import check, generate, KINDS, TrainingExa
 from quant_llm_ros.training.noise import disturb, Manner
 from quant_llm_ros.training.others import load_domains
 from quant_llm_ros.training.pattern import compile_pattern, Span
-from quant_llm_ros.training.sentences import Draft, gerund
+from quant_llm_ros.training.sentences import Commander, Draft, gerund
 from quant_llm_ros.training.talker import Talker, Wish
-from quant_llm_ros.training.view import SkillView, View, write_answer
+from quant_llm_ros.training.view import SkillView, Unsayable, View, write_answer
 
 SIZE = 5000
 
@@ -256,6 +257,27 @@ def test_nothing_is_asked_for_that_was_named_before(sample):
             ends_in_pronoun = words(example.text.casefold())[-1] in ("it", "them")
             assert last.get("object", last.get("device")) != MISSING or not ends_in_pronoun
     assert asked
+
+
+def _next_skills(commander: Commander, before: SkillView, count: int) -> list[SkillView]:
+    """Choose many times what comes next."""
+    chosen: list[SkillView] = []
+    while len(chosen) < count:
+        with contextlib.suppress(Unsayable):
+            chosen.append(commander.next_skill([before], Wish()))
+    return chosen
+
+
+def test_what_comes_next_counts_as_often_as_it_is_written():
+    """Behind a pick people ask for a bring three times as often as for a look."""
+    then = load_concepts().then["pick"]
+    assert then.count("bring") == 3 * then.count("look")
+    view = View.plain(default_kind())
+    commander = Commander(random.Random(1), view)
+    pick = next(s for s in view.skills if s.speech.concept == "pick")
+    # The quarter that is chosen freely has them equally often.
+    chosen = [s.speech.concept for s in _next_skills(commander, pick, 2000)]
+    assert 2.2 < chosen.count("bring") / chosen.count("look") < 3.4
 
 
 def test_a_place_is_also_what_is_used_there():
