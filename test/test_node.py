@@ -13,6 +13,7 @@ from node_harness import (
     Harness,
     NodeProcess,
     Probe,
+    REPLY_S,
     running,
     SUCCEEDED,
     wait_for,
@@ -61,8 +62,11 @@ def _idle(robot: Probe, process: NodeProcess) -> Iterator[None]:
     """Let each test begin with nothing in flight, and check that the node has stayed up."""
     yield
     assert process.process.poll() is None, process.log
-    robot.ask("stop")
-    time.sleep(0.1)
+    robot.send("stop")
+    # The stop is answered at once; what ran is given up only after its pass of the model, and
+    # whatever comes in later waits for that.
+    robot.send("?")
+    wait_for(lambda: any(d.text == "?" for d in robot.decisions), REPLY_S, "an idle node")
     robot.decisions.clear()
 
 
