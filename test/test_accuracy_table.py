@@ -52,5 +52,8 @@ def test_measures_own_and_other_sets(tool, bundle_path, tmp_path, monkeypatch, c
 def test_a_missing_set_is_one_line(tool, tmp_path, monkeypatch, capsys):
     """What is wrong is said without a traceback."""
     monkeypatch.setattr(tool, "OWN", tmp_path)
+    _write(tmp_path / "mine.jsonl", {"text": "stop", "calls": [{"skill": "stop"}]})
     assert tool.main([str(tmp_path / "none.jsonl")]) == 2
-    assert "none.jsonl: No such file" in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert "none.jsonl: No such file" in output.err
+    assert not output.out  # it is noticed before anything was measured

@@ -49,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(bundle: str, datasets: Sequence[Path], predictions: Path | None) -> int:
     """Print one row for each set, and what all of them together say."""
+    # All are read first: a mistake in the last one should not show after minutes.
+    sets = {path: load_dataset(path) for path in [*sorted(OWN.glob("*.jsonl")), *datasets]}
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     accepted: list[Verdict] = []
     stops = taken = others = mistaken = 0
-    for path in [*sorted(OWN.glob("*.jsonl")), *datasets]:
-        rows = load_dataset(path)
+    for path, rows in sets.items():
         registry = path.with_suffix(".yaml")
         verdicts: list[Verdict] = []
         understander = Understander.open(bundle, registry if registry.exists() else None)

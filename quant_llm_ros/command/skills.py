@@ -131,7 +131,7 @@ class SkillRegistry:
         stop_phrases: Phrases that stop the robot without asking the model.
         fillers: Words around a stop phrase that change nothing.
         stop_reasons: Words with which a reason begins that may follow a stop phrase.
-        stop_warnings: Words of warning; what they warn of may stand before a stop phrase.
+        stop_warnings: Words of warning; what they warn of may stand beside a stop phrase.
         not_commands: Sentences that are no command.
         sha256: Hash of the file.
         source: Where the registry came from, for messages.
