@@ -296,3 +296,14 @@ def test_shapes_that_do_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make(method, **settings)(random_weight(*shape))
+
+
+@pytest.mark.parametrize(("method", "settings", "bits", "limit"), TABLE)
+def test_codes_are_made_where_the_weight_is(
+    method: str, settings: dict[str, Any], bits: float, limit: float
+) -> None:
+    weight = random_weight()
+    quantize = make(method, **settings)
+    with torch.device("meta"):  # whatever is made without saying where cannot be computed with
+        there = quantize(weight).dequantize()
+    assert torch.equal(there, quantize(weight).dequantize())

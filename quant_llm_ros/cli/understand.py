@@ -68,12 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def one_line(decision: Decision) -> str:
     """Write a decision for a person."""
-    calls = "; ".join(
-        f"{call.skill}({', '.join(f'{k}={v}' for k, v in call.arguments.items())})"
-        for call in decision.calls
-    )
-    what = calls or decision.message
     return (
-        f"{decision.status.name:<9} {what}  "
+        f"{decision.status.name:<9} {decision.outline}  "
         f"[confidence {decision.confidence:.2f}, {decision.total_ms:.0f} ms]"
     )

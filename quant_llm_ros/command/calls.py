@@ -1,7 +1,8 @@
 """The notation that the model answers in.
 
 ``move(direction=forward, distance=2 m); go_to(place=kitchen)`` are calls of skills, ``?`` stands
-for a required value that was not said, and ``unknown`` for a text that is no command.
+for a required value that was not said, ``unserved(part=water the plants)`` for a part of a command
+that no skill serves, and ``unknown`` for a text that is no command.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ UNKNOWN = "unknown"
 MISSING = "?"
 SEPARATOR = "; "
 MAX_CALLS = 4
-"""Most calls in one answer."""
+"""Most calls in one answer, unserved parts included."""
+PART = "part"
+UNSERVED = Skill("unserved", "", arguments=(Argument(PART, ArgumentType.TEXT),))
+"""Stands among the calls of skills where a part of the command asks for something else."""
 
 _CALL = re.compile(r"([a-z][a-z0-9_]*)\(([^()]*)\)")
 _PAIR = re.compile(r"([a-z][a-z0-9_]*)=([^=,;()]+)")
@@ -144,7 +148,7 @@ class Grammar:
         amounts = {
             unit: f"amount_{index}" for index, unit in enumerate(self._units) if unit in said
         }
-        calls = "\n    | ".join(_call_rule(skill, amounts) for skill in skills)
+        calls = "\n    | ".join(_call_rule(skill, amounts) for skill in (*skills, UNSERVED))
         # The last call closes the answer by itself: the grammar then forces the end.
         return (
             f'start: "{UNKNOWN}" | call ("{SEPARATOR}" call){{0,{MAX_CALLS - 1}}}\ncall: {calls}'

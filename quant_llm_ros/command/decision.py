@@ -92,7 +92,10 @@ class Decision:
         confidence: Probability that the answer is right, 0 to 1: the one that the model gives to
             it among all that the grammar allows, calibrated; 1 where no model was needed, 0 where
             nothing was decided.
-        message: Question, reason or limit for a person; empty exactly when ACCEPTED.
+        unserved: Parts of the command that no skill serves, in the sentence's words. The calls of an
+            ACCEPTED decision are what comes before them; CLARIFY, where something comes after.
+        message: Question, reason or limit for a person, or what is not served; empty exactly when
+            all of the command is ACCEPTED.
         latency_ms: Time spent in each stage that the command went through, in milliseconds.
         total_ms: From the arrival of the command to the decision; the stages add up to it.
         forward_passes: Passes of the model over its weights.
@@ -106,6 +109,7 @@ class Decision:
     text: str
     status: Status
     calls: tuple[SkillCall, ...] = ()
+    unserved: tuple[str, ...] = ()
     confidence: float = 0.0
     message: str = ""
     latency_ms: Mapping[Stage, float] = dataclasses.field(default_factory=dict)
@@ -119,10 +123,21 @@ class Decision:
         object.__setattr__(self, "latency_ms", MappingProxyType(dict(self.latency_ms)))
         if bool(self.calls) != (self.status in (Status.ACCEPTED, Status.STOP)):
             raise ValueError(f"a decision {self.status.name} cannot have {len(self.calls)} calls")
-        if bool(self.message) == (self.status is Status.ACCEPTED):
+        if bool(self.message) == (self.status is Status.ACCEPTED and not self.unserved):
             raise ValueError(f"a decision {self.status.name} with message {self.message!r}")
         if not 0.0 <= self.confidence <= 1.0:
             raise ValueError(f"confidence {self.confidence} is not between 0 and 1")
+
+    @property
+    def outline(self) -> str:
+        """Calls and what is not served, or else the message, in one line for a person."""
+        calls = [
+            f"{call.skill}({', '.join(f'{k}={v}' for k, v in call.arguments.items())})"
+            for call in self.calls
+        ]
+        if not calls or self.unserved:
+            calls.append(self.message)
+        return "; ".join(calls)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the decision as plain data, ready for JSON."""
@@ -130,6 +145,7 @@ class Decision:
             "text": self.text,
             "status": self.status.name,
             "calls": [{"skill": c.skill, "args": dict(c.arguments)} for c in self.calls],
+            "unserved": list(self.unserved),
             "confidence": round(self.confidence, 6),
             "message": self.message,
             "latency_ms": {

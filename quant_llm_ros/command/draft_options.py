@@ -14,7 +14,14 @@ import itertools
 
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.amounts import Amount, find_amounts
-from quant_llm_ros.command.calls import MAX_CALLS, MISSING, parse, SEPARATOR, UNKNOWN
+from quant_llm_ros.command.calls import (
+    MAX_CALLS,
+    MISSING,
+    parse,
+    SEPARATOR,
+    UNKNOWN,
+    UNSERVED,
+)
 from quant_llm_ros.command.skills import Argument, ArgumentType, SkillRegistry
 
 Before = Sequence[tuple[str, str]]
@@ -70,9 +77,8 @@ class SentenceView:
             before: What was said before it, with the answers.
             among: Names of the skills that may be called; None: all.
         """
-        self.skills = registry.skills
-        if among is not None:
-            self.skills = {name: registry.skills[name] for name in among}
+        names = registry.skills if among is None else among
+        self.skills = {name: registry.skills[name] for name in names} | {UNSERVED.name: UNSERVED}
         self.spoken = reading.words(sentence)
         self.words = [word.casefold() for word in self.spoken]
         units = registry_units(registry)
@@ -83,6 +89,8 @@ class SentenceView:
         for earlier, answer in before:
             self.earlier_amounts += find_amounts(reading.words(earlier), units)
             for call in parse(answer):
+                if call.skill == UNSERVED.name:
+                    continue
                 self.earlier_skill = call.skill
                 values = (value for value in call.arguments.values() if value != MISSING)
                 self.earlier_values = [*dict.fromkeys((*self.earlier_values, *values))]

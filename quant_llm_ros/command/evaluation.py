@@ -4,7 +4,8 @@ A dataset has one JSON object a line:
 ``{"id", "text", "calls": [{"skill", "args": {name: gold}}]}``, where a gold value is
 ``{"any_of": [strings]}`` or ``{"near": number}`` (within 1 %), ``calls: []`` means that the
 text is no command, and ``"status"`` may name the status that is right, ``"class"`` what kind of
-sentence it is, and ``"before"`` what was said before in the same conversation.
+sentence it is, ``"unserved"`` the parts that no skill serves, in order, each as
+``{"any_of": [strings]}``, and ``"before"`` what was said before in the same conversation.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Row:
     status: Status | None
     kind: str = ""
     before: tuple[str, ...] = ()
+    unserved: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Verdict:
         skills_exact: The same skills in the same order.
         all_exact: Also the same arguments with right values.
         status_exact: The right status, where the row names one.
+        unserved_exact: The right parts not served, where the row names them.
         valid: Every call fits the registry: skill, argument names, types and limits.
     """
 
@@ -68,12 +71,13 @@ class Verdict:
     skills_exact: bool
     all_exact: bool
     status_exact: bool | None
+    unserved_exact: bool | None
     valid: bool
 
     @property
     def right(self) -> bool:
-        """Whether calls, values and status are all as they should be."""
-        return self.all_exact and self.status_exact is not False
+        """Whether calls, values, status and unserved parts are all as they should be."""
+        return self.all_exact and False not in (self.status_exact, self.unserved_exact)
 
     @property
     def dropped(self) -> bool:
@@ -138,7 +142,7 @@ def evaluate(
     """Decide about every row and give the figures as plain data.
 
     Shares are between 0 and 1, and null where there are no rows to share. ``right`` is the share
-    of rows with everything right, the status included; ``accepted_wrongly`` the share of texts
+    of rows with everything right, status and unserved parts included; ``accepted_wrongly`` the share of texts
     that are no command but were ACCEPTED or taken for a STOP; ``missed`` the share of commands
     that got no call; ``dropped`` the share of commands of several calls that were ACCEPTED with
     fewer. ``calibration_error`` is that of the ACCEPTED decisions. ``classes`` counts rows and
@@ -159,6 +163,7 @@ def evaluate(
     commands = [v for v in verdicts if v.row.calls]
     others = [v for v in verdicts if not v.row.calls]
     graded = [v for v in verdicts if v.status_exact is not None]
+    parted = [v for v in verdicts if v.unserved_exact is not None]
     accepted = [v for v in verdicts if v.decision.status is Status.ACCEPTED]
     total_ms = [v.decision.total_ms for v in verdicts]
     p50, p90, p99 = np.percentile(total_ms, (50, 90, 99))
@@ -171,6 +176,7 @@ def evaluate(
         "right": _share(v.right for v in verdicts),
         "valid": _share(v.valid for v in verdicts),
         "status_exact": _share(v.status_exact for v in graded),
+        "unserved_exact": _share(v.unserved_exact for v in parted),
         "accepted_wrongly": _share(bool(v.decision.calls) for v in others),
         "missed": _share(not v.decision.calls for v in commands),
         "dropped": _share(v.dropped for v in commands if len(v.row.calls) > 1),
@@ -249,8 +255,16 @@ def judge(row: Row, decision: Decision, registry: SkillRegistry) -> Verdict:
     if row.status is not None and not row.calls:
         # With a status, "no calls" alone does not say what is right.
         all_exact = all_exact and bool(status_exact)
+    unserved_exact = None
+    if row.unserved is not None:
+        unserved_exact = len(row.unserved) == len(decision.unserved) and all(
+            _same_value(gold, part)
+            for gold, part in zip(row.unserved, decision.unserved, strict=True)
+        )
     valid = all(fits(call, registry) for call in decision.calls)
-    return Verdict(row, decision, skills_exact, all_exact, status_exact, valid)
+    return Verdict(
+        row, decision, skills_exact, all_exact, status_exact, unserved_exact, valid
+    )
 
 
 def fits(call: SkillCall, registry: SkillRegistry) -> bool:
@@ -320,7 +334,25 @@ def _row(line: str, where: str) -> Row:
         status=None if status is None else Status[status],
         kind=str(data.get("class", "")),
         before=tuple(before),
+        unserved=_unserved(data["unserved"], where) if "unserved" in data else None,
     )
+
+
+def _unserved(parts: Any, where: str) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(parts, list):
+        raise DatasetError(f'{where}: "unserved" must be a list of {{"any_of": [texts]}}')
+    return tuple(_any_of(part, f'{where}: each of "unserved"') for part in parts)
+
+
+def _any_of(gold: Any, where: str) -> tuple[str, ...]:
+    options = gold.get("any_of") if isinstance(gold, dict) else None
+    if (
+        not isinstance(options, list)
+        or not options
+        or not all(isinstance(o, str) for o in options)
+    ):
+        raise DatasetError(f'{where} must be {{"any_of": [texts]}}, not {gold!r}')
+    return tuple(options)
 
 
 def _gold_call(call: Any, where: str) -> GoldCall:

@@ -9,6 +9,7 @@ import re
 from types import MappingProxyType
 from typing import Any
 
+from quant_llm_ros.command.calls import UNKNOWN, UNSERVED
 from quant_llm_ros.command.decision import Safety
 from quant_llm_ros.command.names import KnownNames
 from quant_llm_ros.command.quantities import argument_suffix, conversion_factor
@@ -123,6 +124,10 @@ def _registry(document: Any, source: str, sha256: str) -> SkillRegistry:
         )
     skills: dict[str, Skill] = {}
     for name, value in _mapping(top.get("skills"), "skills").items():
+        if name in (UNKNOWN, UNSERVED.name):
+            raise _Malformed(
+                f"skills.{name}: an answer says {name!r} where no skill fits; choose another name"
+            )
         skills[name] = _skill(_name(name, "skills"), value)
     if not skills:
         raise _Malformed("skills is empty; a robot needs at least one skill")

@@ -345,6 +345,7 @@ class Understander:
             text=text,
             status=outcome.status,
             calls=outcome.calls,
+            unserved=outcome.unserved,
             confidence=self._confidence(outcome.status, answer if decided_by_model else None),
             message=outcome.message,
             latency_ms=latency_ms,

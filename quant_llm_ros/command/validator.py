@@ -9,7 +9,7 @@ import re
 from quant_llm_ros.command import calls as notation
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.amounts import Amount
-from quant_llm_ros.command.calls import MISSING, RawCall
+from quant_llm_ros.command.calls import MISSING, PART, RawCall, UNSERVED
 from quant_llm_ros.command.decision import ArgumentValue, SkillCall, Status
 from quant_llm_ros.command.quantities import conversion_factor
 from quant_llm_ros.command.skills import (
@@ -43,6 +43,7 @@ class Outcome:
     status: Status
     calls: tuple[SkillCall, ...] = ()
     message: str = ""
+    unserved: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +100,13 @@ class Validator:
         if not raw_calls:
             return Outcome(Status.UNKNOWN, message="that is not a command for this robot")
         raw_calls = _without_echoes(raw_calls, sentence_words, amounts)
+        served = [raw for raw in raw_calls if raw.skill != UNSERVED.name]
+        unserved = tuple(r.arguments[PART] for r in raw_calls if r.skill == UNSERVED.name)
+        if not served:
+            return Outcome(Status.UNKNOWN, message="that is not a command for this robot")
         checked: list[SkillCall] = []
         problems: list[_Problem] = []
-        for raw in raw_calls:
+        for raw in served:
             skill = self._registry.skills.get(raw.skill)
             if skill is None:
                 raise ValueError(f"there is no skill {raw.skill!r} in {self._registry.source}")
@@ -127,7 +132,14 @@ class Validator:
                 Status.CLARIFY,
                 message=f"I did not understand all of it: what about {passed_over!r}?",
             )
-        return Outcome(Status.ACCEPTED, tuple(checked))
+        if not unserved:
+            return Outcome(Status.ACCEPTED, tuple(checked))
+        missing = f"no skill serves {' and '.join(map(repr, unserved))}"
+        if any(raw.skill == UNSERVED.name for raw in raw_calls[: len(served)]):
+            # What comes after may need it: «wash the cup and bring it to me».
+            message = f"{missing}, and something comes after it; say the rest without it"
+            return Outcome(Status.CLARIFY, message=message, unserved=unserved)
+        return Outcome(Status.ACCEPTED, tuple(checked), missing, unserved)
 
     def _without_copies(
         self, skill: Skill, raw: RawCall, words: Sequence[str]

@@ -267,11 +267,7 @@ def _summary(number: int, decision: Decision) -> str:
     text = decision.text
     if len(text) > _LOGGED_CHARS:
         text = f"{text[:_LOGGED_CHARS]}... ({len(text)} characters)"
-    calls = "; ".join(
-        f"{c.skill}({', '.join(f'{name}={value}' for name, value in c.arguments.items())})"
-        for c in decision.calls
-    )
     return (
-        f"command {number} {text!a}: {decision.status.name} {calls or decision.message} "
+        f"command {number} {text!a}: {decision.status.name} {decision.outline} "
         f"({decision.total_ms:.0f} ms, confidence {decision.confidence:.2f})"
     )

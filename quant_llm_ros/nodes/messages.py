@@ -90,6 +90,7 @@ def decision_to_msg(decision: Decision, *, command_id: int, stamp: Time) -> Deci
         text=sendable(decision.text),
         status=int(decision.status),
         calls=[call_to_msg(call) for call in decision.calls],
+        unserved=[sendable(part) for part in decision.unserved],
         confidence=float(decision.confidence),
         message=sendable(decision.message),
         stages=[
@@ -173,6 +174,7 @@ def decision_to_dict(message: DecisionMsg) -> dict[str, Any]:
             {"skill": call.skill, "args": arguments_to_dict(call.arguments)}
             for call in message.calls
         ],
+        "unserved": list(message.unserved),
         "confidence": float(message.confidence),
         "message": message.message,
         "latency_ms": {

@@ -132,7 +132,7 @@ def _decisions(heard: Heard) -> RenderableType:
             str(decision.command_id),
             Text(f"“{printable(decision.text)}”"),
             Text(status, STATUS_STYLES[status]),
-            _calls(heard, decision) or Text(printable(decision.message)),
+            _calls(heard, decision),
             f"{decision.confidence:.2f}",
             f"{decision.total_ms:.1f}",
         )
@@ -154,6 +154,8 @@ def _calls(heard: Heard, decision: Any) -> Text:
             why = f": {printable(report.message)}" if report.message else ""
             style = "green" if state is State.SUCCEEDED else "red" if state.is_final else "cyan"
             lines.append(f"  {state.name}{share}{why}", style)
+    if not decision.calls or decision.unserved:
+        lines.append(("\n" if decision.calls else "") + printable(decision.message))
     return lines
 
 

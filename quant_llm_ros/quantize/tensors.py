@@ -174,11 +174,12 @@ class QuantizedTensor:
         if self.codebook is None:
             return self.codes.to(torch.float32)
         out = len(self.codes)
-        values = torch.empty(self.shape)
+        values = torch.empty(self.shape, device=self.codes.device)
         rows_of_book = out // len(self.codebook)
         for start in range(0, out, _ROWS_AT_A_TIME):
             rows = self.codes[start : start + _ROWS_AT_A_TIME]
-            books = torch.arange(start, start + len(rows)) // rows_of_book
+            numbers = torch.arange(start, start + len(rows), device=self.codes.device)
+            books = numbers // rows_of_book
             values[start : start + len(rows)] = self.codebook[books].gather(1, rows.long())
         return values
 

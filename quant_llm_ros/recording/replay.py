@@ -125,8 +125,12 @@ class _Wire:
         return dataclasses.replace(recorded, **moment, forward_passes=0, **values)
 
     def _message(self, recorded: Any, decision: Decision) -> Any:
+        values: dict[str, Any] = {}
+        if hasattr(recorded, "unserved"):  # not in bags of releases before it
+            values["unserved"] = list(decision.unserved)
         return self._timeless(
             recorded,
+            **values,
             status=int(decision.status),
             calls=[self._call(call) for call in decision.calls],
             confidence=float(np.float32(decision.confidence)),
@@ -167,6 +171,7 @@ def _readable(message: Any) -> dict[str, str]:
     return {
         "status": Status(message.status).name,
         "calls": "; ".join(map(_readable_call, message.calls)),
+        "unserved": "; ".join(getattr(message, "unserved", ())),
         "confidence": f"{message.confidence:.9g}",
         "message": message.message,
         "generated_tokens": str(message.generated_tokens),

@@ -6,7 +6,7 @@ Low-rank adaptation: Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Langua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
 
 from quant_llm_ros.command import text as reading
 from quant_llm_ros.command.prompt import Prompt
@@ -55,8 +56,20 @@ from quant_llm_ros.training.settings import FinetuneSettings
 from quant_llm_ros.training.varying import human_groups
 
 STATE = "state.safetensors"
+# Packs that are made ahead of the step that reads them.
+_AHEAD = 8
 # Far from the seeds that people choose for training.
 _HELD_OUT_SEED = 7_654_321
+
+
+class _Packs(IterableDataset[Pack]):
+    """Packs as torch's loader takes them."""
+
+    def __init__(self, packs: Iterator[Pack]) -> None:
+        self._packs = packs
+
+    def __iter__(self) -> Iterator[Pack]:
+        return self._packs
 
 
 def _cleaned(text: str) -> str:
@@ -197,10 +210,10 @@ class Finetuner:
             )
         ]
         losses: list[float] = []
-        for group in itertools.islice(self._groups(), self.step, None):
+        for batch in self._packs():
             if self._human and self.step and self.step == self._human_step():
                 self._save_adapter(self.output / "before_human")
-            losses.append(self._train_step(self._pack(group)))
+            losses.append(self._train_step(batch))
             self.step += 1
             on_step(self.step)
             last = self.step >= self.settings.steps
@@ -277,6 +290,13 @@ class Finetuner:
             save_whole(self._rounding.weights(), folder)
         else:
             save_low_rank(self._model, self.settings.rank, self.settings.alpha, folder)
+
+    def _packs(self) -> Iterable[Pack]:
+        """Give what the steps that are left read; for a GPU another process makes it meanwhile."""
+        packs = _Packs(map(self._pack, itertools.islice(self._groups(), self.step, None)))
+        if self._device == "cpu":
+            return packs
+        return DataLoader(packs, batch_size=None, num_workers=1, prefetch_factor=_AHEAD)
 
     def _groups(self) -> Iterator[Group]:
         """Give the groups of all steps; the same for every run with these settings."""

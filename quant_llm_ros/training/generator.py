@@ -7,7 +7,7 @@ import dataclasses
 import random
 
 from quant_llm_ros.command.amounts import find_amounts
-from quant_llm_ros.command.calls import MISSING, parse
+from quant_llm_ros.command.calls import MISSING, parse, PART, UNSERVED
 from quant_llm_ros.command.skills import Argument, ArgumentType, SkillRegistry
 from quant_llm_ros.command.text import clean, words
 from quant_llm_ros.training.conversation import Conversation
@@ -29,6 +29,7 @@ KINDS: Mapping[str, float] = {
     "chain": 0.26,
     "small_talk": 0.14,
     "foreign": 0.04,
+    "partly_served": 0.05,
     "reported": 0.03,
     "injection": 0.022,
     "incomplete": 0.08,
@@ -41,8 +42,8 @@ KINDS: Mapping[str, float] = {
 
 ``command`` has one call (several where one verb has several objects), ``chain`` two to four, of
 ``incomplete`` and ``out_of_range`` some have several too. ``small_talk`` is anything but a
-command, home-assistant requests included; ``foreign`` asks for a skill that the registry lacks;
-``reported`` is said by others, hypothetical or past. ``mixed`` has a command beside something
+command, home-assistant requests included; ``foreign`` asks for a skill that the registry lacks,
+``partly_served`` for one beside others that it has; ``reported`` is said by others, hypothetical or past. ``mixed`` has a command beside something
 negated, taken back or told. ``follow_up`` is the second sentence of two.
 """
 
@@ -155,6 +156,7 @@ def _makers(commander: Commander, bystander: Bystander) -> Mapping[str, Callable
         "chain": chain,
         "small_talk": bystander.small_talk,
         "foreign": bystander.foreign,
+        "partly_served": bystander.partly_served,
         "reported": bystander.reported,
         "injection": bystander.injection,
         "incomplete": lambda: wished(Wish(incomplete=True)),
@@ -228,14 +230,22 @@ def _text(rng: random.Random, pieces: Sequence[str], manner: Manner, question: b
 
 
 def _refuse_unreadable(example: TrainingExample, registry: SkillRegistry) -> None:
-    """Leave out amounts that a slip has made unreadable: no answer could have them."""
+    """Leave out what a slip has made unreadable: no answer could have it."""
     for call in parse(example.answer):
+        if call.skill == UNSERVED.name:
+            if not _is_piece(call.arguments[PART], words(example.text)):
+                raise Unsayable("a part cannot be copied")
+            continue
         for argument in registry.skills[call.skill].arguments:
             if argument.type is not ArgumentType.QUANTITY:
                 continue
             value = call.arguments.get(argument.name, MISSING)
             if value != MISSING and value not in _amounts(example, argument):
                 raise Unsayable("an amount cannot be read")
+
+
+def _is_piece(value: str, sentence: Sequence[str]) -> bool:
+    return f" {value} " in f" {' '.join(sentence)} "
 
 
 def _amounts(example: TrainingExample, argument: Argument) -> set[str | None]:
@@ -254,9 +264,10 @@ def check(example: TrainingExample, registry: SkillRegistry) -> None:
         ValueError: It is not; the message says why.
     """
     texts = (example.text, *(text for text, _ in example.before))
-    sentences = [f" {' '.join(words(clean(text, max_chars=MAX_CHARS)))} " for text in texts]
+    sentences = [words(clean(text, max_chars=MAX_CHARS)) for text in texts]
+    skills = {**registry.skills, UNSERVED.name: UNSERVED}
     for call in parse(example.answer):
-        skill = registry.skills.get(call.skill)
+        skill = skills.get(call.skill)
         if skill is None:
             raise ValueError(f"{example}: there is no skill {call.skill!r}")
         given = dict(call.arguments)
@@ -277,5 +288,5 @@ def check(example: TrainingExample, registry: SkillRegistry) -> None:
             elif argument.type is ArgumentType.QUANTITY:
                 if value not in _amounts(example, argument):
                     raise ValueError(f"{example}: {value!r} is no amount of the sentence")
-            elif not any(f" {value} " in sentence for sentence in sentences):
+            elif not any(_is_piece(value, sentence) for sentence in sentences):
                 raise ValueError(f"{example}: {value!r} is not a piece of the sentence")

@@ -18,6 +18,9 @@ from quant_llm_ros.training.view import SkillView, Unsayable, View, write_answer
 
 _OF_LISTENER = frozenset(("me", "your", "yourself", "you", "my"))
 
+_AT_HOME = ("home_helper", "laundry_robot", "pet_keeper")
+"""Robots whose work people ask any robot for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
@@ -59,6 +62,7 @@ class Bystander:
         ]
         own = commander.view.kind
         self._removed = [pair for pair in self._foreign if pair[0] is own]
+        self._at_home = [pair for pair in self._foreign if pair[0].registry.name in _AT_HOME]
 
     def small_talk(self) -> Draft:
         """Say something that no robot of this kind takes for a command."""
@@ -69,12 +73,24 @@ class Bystander:
         pattern.speak(Said(draft.words), self._commander.talker)
         return draft
 
-    def foreign(self) -> Draft:
-        """Ask for a skill that this robot lacks."""
-        among = self._removed if self._removed and self._rng.random() < 0.6 else self._foreign
+    def _missing(self) -> tuple[RobotKind, SkillSpeech]:
+        """Choose a skill that this robot lacks, and a robot that has it."""
+        if self._removed and self._rng.random() < 0.6:
+            return self._rng.choice(self._removed)
+        among = self._at_home if self._rng.random() < 0.4 else self._foreign
         if not among:
             raise Unsayable("this robot can do everything")
-        kind, speech = self._rng.choice(among)
+        return self._rng.choice(among)
+
+    def partly_served(self) -> Draft:
+        """Ask for what this robot can do, and for a skill that it lacks besides."""
+        _, speech = self._missing()
+        length = self._rng.choices((2, 3, 4), (0.62, 0.28, 0.1))[0]
+        return self._commander.chain(length, unserved=SkillView.unserved(speech))
+
+    def foreign(self) -> Draft:
+        """Ask for a skill that this robot lacks."""
+        kind, speech = self._missing()
         other = Commander(self._rng, View(kind.registry, kind, (SkillView.plain(speech),)))
         draft = other.single(Wish())
         draft.calls = []

@@ -135,7 +135,7 @@ class StraightThrough:
     def rounded(self, name: str, weight: Tensor, quantizer: Quantizer) -> Tensor:
         """Round a weight so that its gradient is that of the result."""
         with torch.no_grad():
-            change = quantizer(weight.cpu()).dequantize().to(weight.device) - weight
+            change = quantizer(weight).dequantize() - weight
         return weight + change
 
     def _replace(self, name: str, layer: nn.Linear | LoraLinear, quantizer: Quantizer) -> None:
@@ -208,13 +208,13 @@ class LearnedSteps(StraightThrough):
                 f"method learned, not {type(quantizer).__name__}"
             )
         with torch.no_grad():
-            scales = quantizer(weight_of(layer).cpu()).scales
+            scales = quantizer(weight_of(layer)).scales
         assert scales is not None
         if getattr(quantizer, "range", "") == "signed":
             self._signed.add(name)
         assert isinstance(quantizer, (LearnedQuantizer, UniformQuantizer))
         self._bits[name] = quantizer.bits
-        self._steps[name] = nn.Parameter(scales.to(layer.weight.device))
+        self._steps[name] = nn.Parameter(scales)
         super()._replace(name, layer, quantizer)
 
 

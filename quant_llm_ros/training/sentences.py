@@ -8,6 +8,7 @@ import functools
 import random
 from typing import Any
 
+from quant_llm_ros.command.calls import PART
 from quant_llm_ros.resources import share_path
 from quant_llm_ros.training.corpus import Concepts, load_concepts
 from quant_llm_ros.training.lexicon import patterns, read_yaml
@@ -26,6 +27,7 @@ _STANDS_FOR = (
      frozenset(("thing", "device", "openable"))),
 )  # fmt: skip
 """Pronouns, and the kinds of names that each may stand for."""
+_PUTTING = frozenset(("bring", "place", "deliver"))
 _IRREGULAR = {"lie": "lying", "die": "dying", "tie": "tying", "be": "being", "see": "seeing"}
 _DOUBLED = frozenset((
     "put", "get", "grab", "set", "stop", "let", "run", "cut", "shut", "spin", "step", "scan",
@@ -139,12 +141,15 @@ class Commander:
         )
         return draft
 
-    def chain(self, length: int, wish: Wish | None = None) -> Draft:
+    def chain(
+        self, length: int, wish: Wish | None = None, unserved: SkillView | None = None
+    ) -> Draft:
         """Make a command of several clauses.
 
         Args:
             length: How many.
             wish: What one of them, taken by chance, shall be like.
+            unserved: What one of them, most often the last, asks for besides.
         """
         draft = Draft([], [])
         special = self.rng.randrange(length) if wish else -1
@@ -152,11 +157,13 @@ class Commander:
         for index in range(length):
             one = wish if wish and index == special else Wish()
             skills.append(self.next_skill(skills, one))
+        if unserved:
+            skills[-1 if self.rng.random() < 0.7 else self.rng.randrange(length)] = unserved
         if wish and any(skill.speech.concept == "stop" for skill in skills):
             # Where a stop is, nothing else counts.
             raise Unsayable("stop")
-        reverse = length == 2 and self.rng.random() < 0.05
-        terse = self._is_terse(wish, 0.17)
+        reverse = length == 2 and not unserved and self.rng.random() < 0.05
+        terse = not unserved and self._is_terse(wish, 0.17)
 
         if reverse and not wish:
             self._open(draft, 0.2)
@@ -226,7 +233,7 @@ class Commander:
         """Where somebody was named last, often choose what is done with persons."""
         last = draft.calls[-1]
         persons = any(isinstance(v, Span) and v.kind == "person" for v in last.values.values())
-        plain = not (wish.incomplete or wish.outside)
+        plain = skill.is_served and not (wish.incomplete or wish.outside)
         if not (persons and plain) or self.rng.random() < 0.3:
             return skill, wish
         fitting = [
@@ -258,7 +265,12 @@ class Commander:
     def _clause(
         self, draft: Draft, skill: SkillView, wish: Wish, *, among: Sequence[Pattern] = ()
     ) -> None:
-        draft.calls += self.talker.clause(draft.words, skill, wish, among=among)
+        if skill.is_served:
+            draft.calls += self.talker.clause(draft.words, skill, wish, among=among)
+            return
+        start = len(draft.words)
+        self.talker.clause(draft.words, SkillView.plain(skill.speech), wish)
+        draft.calls.append(Call(skill, {PART: Span(start, len(draft.words))}))
 
     def _continue_tersely(self, draft: Draft, skill: SkillView) -> None:
         """Say «lamp off, then two meters back»: clauses that mostly have no verb."""
@@ -270,7 +282,8 @@ class Commander:
     def _once_more(self, draft: Draft) -> None:
         """Say «and once more», where the last call moved the robot."""
         last = draft.calls[-1]
-        if last.view.speech.concept in ("move", "turn") and self.rng.random() < 0.05:
+        moved = last.view.is_served and last.view.speech.concept in ("move", "turn")
+        if moved and self.rng.random() < 0.05:
             self.speak(draft, self._frames.once_more)
             draft.calls.append(last)
 
@@ -307,7 +320,13 @@ class Commander:
 
     def _referents(self, draft: Draft, skill: SkillView) -> list[Span]:
         last = draft.calls[-1]
-        spans = [v for v in last.values.values() if isinstance(v, Span)]
+        spans = [
+            value
+            for name, value in last.values.items()
+            # «Take it from the shelf and bring it there» does not mean the shelf.
+            if isinstance(value, Span)
+            and not (name == "source" and skill.speech.concept in _PUTTING)
+        ]
         if skill.speech.concept in ("go_to", last.view.speech.concept):
             spans = [s for s in spans if s.kind != "place"]
         if sum(c.view is last.view for c in draft.calls) > 1:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 
-from quant_llm_ros.command.calls import MAX_CALLS, MISSING, SEPARATOR, UNKNOWN
+from quant_llm_ros.command.calls import (
+    MAX_CALLS,
+    MISSING,
+    PART,
+    SEPARATOR,
+    UNKNOWN,
+    UNSERVED,
+)
 from quant_llm_ros.command.skills import Skill, SkillRegistry
 from quant_llm_ros.training.corpus import RobotKind, SkillSpeech
 from quant_llm_ros.training.pattern import Span, Value
@@ -40,6 +47,16 @@ class SkillView:
             {a.name: a.name for a in speech.skill.arguments},
             {(a.name, c): c for a in speech.skill.arguments for c in a.choices},
         )
+
+    @classmethod
+    def unserved(cls, speech: SkillSpeech) -> SkillView:
+        """View a skill that the registry lacks: an answer only repeats how it was asked for."""
+        return cls(UNSERVED, speech, {PART: PART}, {})
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the registry has the skill."""
+        return self.skill is not UNSERVED
 
 
 @dataclasses.dataclass(frozen=True)

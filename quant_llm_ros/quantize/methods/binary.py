@@ -59,7 +59,7 @@ class BinaryQuantizer:
             blocks = grid.in_blocks(left, self.block)
             scale = blocks.abs().mean(2).clamp_min(grid.SMALLEST)
             codes = (left >= 0).to(torch.int8)
-            parts.append(QuantizedTensor(codes, scale, 1, width, codebook=_SIGNS))
+            parts.append(QuantizedTensor(codes, scale, 1, width, codebook=_SIGNS.to(left.device)))
             left = left - parts[-1].dequantize()
         whole = parts.pop()
         while parts:

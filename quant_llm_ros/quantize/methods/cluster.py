@@ -69,7 +69,7 @@ class ClusterQuantizer:
         Raises:
             ValueError: The rows are not a multiple of ``rows``, or a weight is not finite.
         """
-        values = finite(weight).numpy()
+        values = finite(weight).cpu().numpy()
         out, width = values.shape
         rows = self.rows or out
         if out % rows:
@@ -79,7 +79,7 @@ class ClusterQuantizer:
             )
         counts = np.ones(width)
         if self.sensitivity and inputs is not None:
-            diagonal = inputs.hessian.diagonal().numpy().astype(np.float64)
+            diagonal = inputs.hessian.diagonal().cpu().numpy().astype(np.float64)
             # An input that was always zero would make its weights free.
             counts = diagonal + 1e-3 * diagonal.mean()
         books, codes = [], np.empty(values.shape, dtype=np.int8)
@@ -88,8 +88,9 @@ class ClusterQuantizer:
             book = _centres(part, counts, 2**self.bits)
             codes[start : start + rows] = np.searchsorted((book[1:] + book[:-1]) / 2, part)
             books.append(book)
+        codebook = torch.from_numpy(np.array(books)).to(weight.device)
         return QuantizedTensor(
-            torch.from_numpy(codes), None, self.bits, width, codebook=torch.tensor(np.array(books))
+            torch.from_numpy(codes).to(weight.device), None, self.bits, width, codebook=codebook
         )
 
 

@@ -91,8 +91,8 @@ def _nvfp4(weight: Tensor) -> QuantizedTensor:
     if inputs % _FP4_BLOCK:
         raise ValueError(f"{inputs} inputs are not a multiple of the block, {_FP4_BLOCK}")
     unit = max(float(weight.abs().max()) / (_E2M1_LIMIT * E4M3_LIMIT), grid.SMALLEST)
-    codes = torch.empty(out, inputs, dtype=torch.int8)
-    scales = torch.empty(out, inputs // _FP4_BLOCK)
+    codes = torch.empty_like(weight, dtype=torch.int8)
+    scales = weight.new_empty(out, inputs // _FP4_BLOCK)
     for start in range(0, out, _ROWS_AT_A_TIME):
         blocks = weight[start : start + _ROWS_AT_A_TIME].reshape(-1, inputs // 16, _FP4_BLOCK)
         wanted = blocks.abs().amax(2) / _E2M1_LIMIT / unit
@@ -102,7 +102,7 @@ def _nvfp4(weight: Tensor) -> QuantizedTensor:
         rows = slice(start, start + len(blocks))
         scales[rows] = scale
         codes[rows] = to_e2m1(blocks / scale[:, :, None]).view(-1, inputs)
-    book = torch.cat((E2M1, -E2M1))[None]
+    book = torch.cat((E2M1, -E2M1))[None].to(weight.device)
     return QuantizedTensor(
         codes, scales, 4, _FP4_BLOCK, codebook=book, scale_bits=8, scale_unit=unit
     )
@@ -110,7 +110,7 @@ def _nvfp4(weight: Tensor) -> QuantizedTensor:
 
 def to_e2m1(x: Tensor) -> Tensor:
     """Round to FP4, ties to the even code, saturating: int8 codes from 0 to 15."""
-    middles = (E2M1[1:] + E2M1[:-1]) / 2
+    middles = ((E2M1[1:] + E2M1[:-1]) / 2).to(x.device)
     below, above = (torch.bucketize(x.abs(), middles, right=side) for side in (False, True))
     nearest = torch.where(below % 2 == 0, below, above)
     return (nearest + 8 * torch.signbit(x)).to(torch.int8)

@@ -84,15 +84,16 @@ class GptqQuantizer:
         diagonal += self.damping * diagonal.mean()
         by_size = self.order == "activation"
         order = torch.argsort(inputs.hessian.diagonal(), descending=True, stable=True)
-        order = order if by_size else torch.arange(width)
+        order = order if by_size else torch.arange(width, device=weight.device)
         scales = self._scales(weight, hessian.diagonal(), block)  # [out, blocks]
         weight = weight[:, order]
         factor = _inverse_factor(hessian[order][:, order])
-        codes = torch.empty(out, width)
+        codes = torch.empty_like(weight)
         step = _COLUMNS if by_size else max(block, _COLUMNS)
         for start in range(0, width, step):
             end = min(start + step, width)
-            part, errors = weight[:, start:end].clone(), torch.empty(out, end - start)
+            part = weight[:, start:end].clone()
+            errors = torch.empty_like(part)
             for i in range(end - start):
                 column = start + i
                 number = int(order[column]) // block
@@ -107,7 +108,7 @@ class GptqQuantizer:
                 errors[:, i] = (part[:, i] - rounded * scale) / factor[column, column]
                 part[:, i + 1 :] -= errors[:, i, None] * factor[column, column + 1 : end]
             weight[:, end:] -= errors @ factor[start:end, end:]
-        sorted_codes = torch.empty(out, width, dtype=torch.int8)
+        sorted_codes = torch.empty_like(codes, dtype=torch.int8)
         sorted_codes[:, order] = codes.to(torch.int8)
         return QuantizedTensor(sorted_codes, scales, self.bits, block)
 

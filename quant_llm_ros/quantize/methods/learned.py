@@ -71,7 +71,7 @@ class LearnedQuantizer:
             ValueError: The file is missing or damaged or of another shape, the shape does not fit
                 the block, or a weight is not finite.
         """
-        steps = self._read()
+        steps = self._read(weight.device)
         if steps is None:
             return UniformQuantizer(self.bits, self.block, self.range, True)(weight)
         weight = finite(weight)
@@ -87,7 +87,7 @@ class LearnedQuantizer:
             codes.view(weight.shape).to(torch.int8), steps, self.bits, blocks.shape[2]
         )
 
-    def _read(self) -> Tensor | None:
+    def _read(self, device: torch.device) -> Tensor | None:
         """Read the steps of the weight; None where the file has none for it."""
         if not self.steps:
             return None
@@ -98,7 +98,7 @@ class LearnedQuantizer:
                 steps: Tensor = file.get_tensor(self.weight)
         except (OSError, safetensors.SafetensorError) as error:
             raise ValueError(f"the learned steps {self.steps} cannot be read: {error}") from error
-        return grid.away_from_zero(steps.float())
+        return grid.away_from_zero(steps.float()).to(device)
 
 
 QUANTIZER = LearnedQuantizer

@@ -100,7 +100,7 @@ class UniformQuantizer:
         """
         out, width = weight.shape
         rows_at_a_time = out if self.block == "tensor" else _ROWS_AT_A_TIME
-        codes = torch.empty(out, width, dtype=torch.int8)
+        codes = torch.empty(out, width, dtype=torch.int8, device=weight.device)
         scales, zeros = [], []
         for start in range(0, out, rows_at_a_time):
             rows = finite(weight[start : start + rows_at_a_time])
