@@ -56,6 +56,11 @@ def matches(tokenizer, grammar, answer):
         ("turn(direction=left)", True),
         ("dock(); dock(); dock(); dock()", True),
         ("bring(object=2.5 litres)", True),
+        ("dock(); unserved(part=please bring me)", True),
+        ("unserved(part=kitchen); dock()", True),
+        ("dock(); unserved(part=water the plants)", False),  # not in the sentence
+        ("dock(); unserved()", False),
+        ("dock(); unserved(part=?)", False),
         ("", False),
         ("unknown; dock()", False),
         ("dock(); dock(); dock(); dock(); dock()", False),

@@ -75,7 +75,7 @@ def test_a_registry_may_have_no_examples_or_very_many(skills: int) -> None:
 
 def test_a_guess_goes_on_from_what_is_known(drafter: Drafter) -> None:
     draft = drafter.for_sentence("bring the red cup from the kitchen to the hall")
-    for said in ("fi", "find(", "find(object=red", "bring(object=cup, ", "unk", "go_to(place=ha"):
+    for said in ("fi", "find(", "find(object=red", "bring(object=cup, ", "unk", "uns", "go_to(place=ha"):
         whole = draft(said)
         assert whole is not None
         assert whole.startswith(said)
@@ -101,6 +101,16 @@ def test_it_learns_from_answers() -> None:
         drafter.for_sentence("scoot over to the left by six feet")("")
         == "move(direction=left, distance=6 ft)"
     )
+
+
+def test_it_learns_what_no_skill_serves() -> None:
+    drafter = Drafter(SKILLS)
+    for place, chore in (("hall", "mop the floor"), ("study", "mop the stairs")):
+        for _ in range(5):
+            answer = f"go_to(place={place}); unserved(part={chore})"
+            drafter.learn(f"go to the {place} and {chore}", answer)
+    guess = drafter.for_sentence("go to the kitchen and mop the carpet")("")
+    assert guess == "go_to(place=kitchen); unserved(part=mop the carpet)"
 
 
 def test_it_learns_in_conversation() -> None:

@@ -77,6 +77,20 @@ def test_judge(tmp_path, row, decision, skills_exact, all_exact):
     assert (verdict.skills_exact, verdict.all_exact) == (bool(skills_exact), bool(all_exact))
 
 
+def test_unserved_parts_have_to_be_right_too(tmp_path):
+    row = {**MOVE, "unserved": [{"any_of": ["the plants", "water the plants"]}]}
+    (row,) = rows(tmp_path, row)
+    call = SkillCall("move", {"direction": "left", "distance_m": 2.0})
+    for parts, right in ((("plants",), True), (("dogs",), False), (("plants", "plants"), False)):
+        decision = Decision("t", Status.ACCEPTED, (call,), parts, message="m")
+        verdict = judge(row, decision, SKILLS)
+        assert verdict.all_exact
+        assert (verdict.unserved_exact, verdict.right) == (right, right)
+    assert not judge(row, accepted(("move", dict(call.arguments))), SKILLS).right
+    figures = evaluate([row], lambda _: decision, SKILLS)
+    assert (figures["all_exact"], figures["unserved_exact"], figures["right"]) == (1.0, 0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("text", "same_as"),
     [
@@ -141,6 +155,8 @@ def test_figures(tmp_path):
         ({"text": "t", "calls": ["x"]}, 'each call must be an object with "skill"'),
         ({"text": "t", "calls": [{"skill": "s", "args": []}]}, '"args" of s must be an object'),
         ({"text": "t", "calls": [{"skill": "s", "args": {"a": "x"}}]}, 's.a must be {"any_of"'),
+        ({"text": "t", "calls": [], "unserved": "sing"}, '"unserved" must be a list'),
+        ({"text": "t", "calls": [], "unserved": ["sing"]}, 'each of "unserved" must be {"any_of"'),
         ("", "no rows"),
     ],
 )

@@ -32,6 +32,8 @@ def decision(status: Status, **fields: Any) -> Decision:
         fields.setdefault("message", "a reason")
     if status in (Status.ACCEPTED, Status.STOP):
         fields.setdefault("calls", (SkillCall("stop", {}),))
+    if fields.get("unserved"):
+        fields.setdefault("message", "a part")
     return Decision(fields.pop("text", "a text"), status, **fields)
 
 
@@ -53,6 +55,7 @@ def test_every_status_survives_the_trip(status: Status) -> None:
         total_ms=42.0,
         forward_passes=3,
         generated_tokens=7,
+        unserved=("water the plants",) if status is Status.ACCEPTED else (),
     )
     message = sent(messages.decision_to_msg(original, command_id=9, stamp=STAMP))
     assert message.command_id == 9

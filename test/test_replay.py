@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from builtin_interfaces.msg import Time
@@ -254,6 +255,39 @@ def test_the_program_is_content(
     printed = capsys.readouterr()
     assert printed.out.strip() == "10 of 10 decisions are the same"
     assert printed.err == ""
+
+
+def test_a_bag_of_an_older_release(
+    decided: Sequence[tuple[int, Decision]],
+    understander: Understander,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new = types.typestore()
+    folder = tmp_path / "msg"
+    folder.mkdir()
+    for file in types._folder().glob("*.msg"):
+        (folder / file.name).write_text(file.read_text().replace("string[] unserved\n", ""))
+    monkeypatch.setattr(types, "_folder", lambda: folder)
+    bag = Bag(tmp_path)
+    old = types.typestore()
+    kind = old.types[types.DECISION]
+    fields = [field.name for field in dataclasses.fields(kind)]
+    assert "unserved" not in fields
+    bag.wire = SimpleNamespace(  # type: ignore[assignment]
+        bytes_of=lambda message: old.serialize_cdr(
+            kind(**{
+                name: getattr(new.deserialize_cdr(Bag.wire.bytes_of(message), types.DECISION), name)
+                for name in fields
+            }),
+            types.DECISION,
+        )
+    )  # fmt: skip
+    without_places = decided[:4]
+    for second, decision in without_places:
+        bag.write_decision(decision, second)
+    compared = list(replay(read_bag(bag.close()), understander, conversation_s=30.0))
+    assert [(one.is_compared, one.differences) for one in compared] == [(True, ())] * 4
 
 
 def test_several_robots_in_one_bag(

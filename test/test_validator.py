@@ -208,6 +208,53 @@ def test_a_name_is_cut_only_where_the_rest_is_one(sentence, device, known, cut):
     assert call.arguments["device"] == cut
 
 
+GOING = "go_to(place=hall)"
+WATER = "unserved(part=water the plants)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "skills", "message"),
+    [
+        (f"{GOING}; {WATER}", Status.ACCEPTED, ["go_to"], "no skill serves 'water the plants'"),
+        (
+            f"{GOING}; {WATER}; unserved(part=sing)",
+            Status.ACCEPTED,
+            ["go_to"],
+            "no skill serves 'water the plants' and 'sing'",
+        ),
+        (
+            f"{WATER}; {GOING}",
+            Status.CLARIFY,
+            [],
+            "no skill serves 'water the plants', and something comes after it; say the rest "
+            "without it",
+        ),
+        (
+            f"{GOING}; {WATER}; dock()",
+            Status.CLARIFY,
+            [],
+            "no skill serves 'water the plants', and something comes after it; say the rest "
+            "without it",
+        ),
+        (WATER, Status.UNKNOWN, [], "that is not a command for this robot"),
+        (f"stop(); {WATER}", Status.STOP, ["stop"], "the command says to stop"),
+        (f"{WATER}; bring(object=?)", Status.CLARIFY, [], "What should I bring?"),
+    ],
+)
+def test_what_no_skill_serves_is_said(answer, status, skills, message):
+    outcome = Validator(SKILLS).check(parse(answer))
+    assert (outcome.status, outcome.message) == (status, message)
+    assert [call.skill for call in outcome.calls] == skills
+
+
+def test_an_amount_in_an_unserved_part_is_not_passed_over():
+    sentence = words("drive two meters and wait five minutes")
+    raw = parse("move(direction=forward, distance=2 m); unserved(part=wait five minutes)")
+    outcome = Validator(SKILLS).check(raw, sentence, find_amounts(sentence, ("m", "min")))
+    assert outcome.status is Status.ACCEPTED
+    assert outcome.unserved == ("wait five minutes",)
+
+
 def test_safety_comes_from_the_registry():
     """A skill that needs confirmation says so in the call."""
     outcome = Validator(SKILLS).check(parse("open(object=door); dock()"))

@@ -68,6 +68,10 @@ def test_all_of_it() -> None:
         Execution(command_id=1, index=0, state=Execution.STATE_RUNNING, progress=0.42)
     )
     heard.on_decision(decision(2, status=Decision.STATUS_CLARIFY, message="How far?"))
+    heard.on_decision(
+        decision(3, "dock and sing", calls=[SkillCall(skill="dock")], unserved=["sing"],
+                 message="no skill serves 'sing'")
+    )  # fmt: skip
     heard.latency = LatencyStats(
         decisions=2,
         deadline_misses=1,
@@ -80,6 +84,8 @@ def test_all_of_it() -> None:
     assert "move(direction=forward, distance_m=2)  RUNNING 42%" in first
     assert "0.98" in first
     assert "How far?" in line_with("CLARIFY", page)
+    assert "dock()" in line_with("dock and sing", page)
+    assert "no skill serves 'sing'" in page
     assert "12.50" in line_with("total", page)
     assert "2 decisions, 1 deadline misses" in page
     heard.on_execution(

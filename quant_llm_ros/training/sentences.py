@@ -162,7 +162,7 @@ class Commander:
         if wish and any(skill.speech.concept == "stop" for skill in skills):
             # Where a stop is, nothing else counts.
             raise Unsayable("stop")
-        reverse = length == 2 and not unserved and self.rng.random() < 0.05
+        reverse = length == 2 and self.rng.random() < 0.05
         terse = not unserved and self._is_terse(wish, 0.17)
 
         if reverse and not wish:
@@ -265,12 +265,17 @@ class Commander:
     def _clause(
         self, draft: Draft, skill: SkillView, wish: Wish, *, among: Sequence[Pattern] = ()
     ) -> None:
+        draft.calls += self._calls_of(draft, skill, wish, among=among)
+
+    def _calls_of(
+        self, draft: Draft, skill: SkillView, wish: Wish, *, among: Sequence[Pattern] = ()
+    ) -> list[Call]:
+        """Say a clause and give the calls that it asks for."""
         if skill.is_served:
-            draft.calls += self.talker.clause(draft.words, skill, wish, among=among)
-            return
+            return self.talker.clause(draft.words, skill, wish, among=among)
         start = len(draft.words)
         self.talker.clause(draft.words, SkillView.plain(skill.speech), wish)
-        draft.calls.append(Call(skill, {PART: Span(start, len(draft.words))}))
+        return [Call(skill, {PART: Span(start, len(draft.words))})]
 
     def _continue_tersely(self, draft: Draft, skill: SkillView) -> None:
         """Say «lamp off, then two meters back»: clauses that mostly have no verb."""
@@ -337,14 +342,14 @@ class Commander:
         """Say «before you do that, do this» and «after doing this, do that»."""
         if self.rng.random() < 0.5:
             draft.words += ["before", "you"]
-            second = self.talker.clause(draft.words, skills[1], Wish())
+            second = self._calls_of(draft, skills[1], Wish())
             self._comma(draft)
-            first = self.talker.clause(draft.words, skills[0], Wish())
+            first = self._calls_of(draft, skills[0], Wish())
         else:
             draft.words += ["after", "you"]
-            first = self.talker.clause(draft.words, skills[0], Wish())
+            first = self._calls_of(draft, skills[0], Wish())
             self._comma(draft)
-            second = self.talker.clause(draft.words, skills[1], Wish())
+            second = self._calls_of(draft, skills[1], Wish())
         draft.calls += [*first, *second]
 
     @staticmethod
