@@ -247,7 +247,7 @@ def main() -> int:
         return 2
     torch.set_grad_enabled(False)
     report = {"torch": torch.__version__, "triton": triton_version, "seed": torch.seed()}
-    report |= {"gpu": torch.cuda.get_device_name(), "copy_gb_s": copy_gb_s()}
+    report |= {"gpu": torch.cuda.get_device_name(), "copy_gb_s": round(copy_gb_s(), 1)}
     print(", ".join(f"{name} {value}" for name, value in report.items()), end="\n\n")
     print("| kernel | shape | tokens | µs | GB/s | of the copy's |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -274,15 +274,13 @@ def test_a_bag_of_an_older_release(
     kind = old.types[types.DECISION]
     fields = [field.name for field in dataclasses.fields(kind)]
     assert "unserved" not in fields
-    bag.wire = SimpleNamespace(  # type: ignore[assignment]
-        bytes_of=lambda message: old.serialize_cdr(
-            kind(**{
-                name: getattr(new.deserialize_cdr(Bag.wire.bytes_of(message), types.DECISION), name)
-                for name in fields
-            }),
-            types.DECISION,
-        )
-    )  # fmt: skip
+
+    def old_bytes(message: Any) -> bytes:
+        now = new.deserialize_cdr(Bag.wire.bytes_of(message), types.DECISION)
+        then = kind(**{name: getattr(now, name) for name in fields})
+        return bytes(old.serialize_cdr(then, types.DECISION))
+
+    bag.wire = SimpleNamespace(bytes_of=old_bytes)  # type: ignore[assignment]
     without_places = decided[:4]
     for second, decision in without_places:
         bag.write_decision(decision, second)

@@ -92,8 +92,8 @@ class Decision:
         confidence: Probability that the answer is right, 0 to 1: the one that the model gives to
             it among all that the grammar allows, calibrated; 1 where no model was needed, 0 where
             nothing was decided.
-        unserved: Parts of the command that no skill serves, in the sentence's words. The calls of an
-            ACCEPTED decision are what comes before them; CLARIFY, where something comes after.
+        unserved: Parts of the command that no skill serves, in the sentence's words. The calls of
+            an ACCEPTED decision come before them; where something comes after, it is CLARIFY.
         message: Question, reason or limit for a person, or what is not served; empty exactly when
             all of the command is ACCEPTED.
         latency_ms: Time spent in each stage that the command went through, in milliseconds.

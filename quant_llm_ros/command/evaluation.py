@@ -142,10 +142,10 @@ def evaluate(
     """Decide about every row and give the figures as plain data.
 
     Shares are between 0 and 1, and null where there are no rows to share. ``right`` is the share
-    of rows with everything right, status and unserved parts included; ``accepted_wrongly`` the share of texts
-    that are no command but were ACCEPTED or taken for a STOP; ``missed`` the share of commands
-    that got no call; ``dropped`` the share of commands of several calls that were ACCEPTED with
-    fewer. ``calibration_error`` is that of the ACCEPTED decisions. ``classes`` counts rows and
+    of rows with everything right, status and unserved parts included; ``accepted_wrongly`` the
+    share of texts that are no command but were ACCEPTED or taken for a STOP; ``missed`` the share
+    of commands that got no call; ``dropped`` the share of commands of several calls that were
+    ACCEPTED with fewer. ``calibration_error`` is that of the ACCEPTED decisions. ``classes`` counts rows and
     right ones by class, where the rows name one, and ``confusion`` the most frequent wrong
     sequences of skills.
 
@@ -262,9 +262,7 @@ def judge(row: Row, decision: Decision, registry: SkillRegistry) -> Verdict:
             for gold, part in zip(row.unserved, decision.unserved, strict=True)
         )
     valid = all(fits(call, registry) for call in decision.calls)
-    return Verdict(
-        row, decision, skills_exact, all_exact, status_exact, unserved_exact, valid
-    )
+    return Verdict(row, decision, skills_exact, all_exact, status_exact, unserved_exact, valid)
 
 
 def fits(call: SkillCall, registry: SkillRegistry) -> bool:

@@ -43,8 +43,9 @@ KINDS: Mapping[str, float] = {
 ``command`` has one call (several where one verb has several objects), ``chain`` two to four, of
 ``incomplete`` and ``out_of_range`` some have several too. ``small_talk`` is anything but a
 command, home-assistant requests included; ``foreign`` asks for a skill that the registry lacks,
-``partly_served`` for one beside others that it has; ``reported`` is said by others, hypothetical or past. ``mixed`` has a command beside something
-negated, taken back or told. ``follow_up`` is the second sentence of two.
+``partly_served`` for one beside others that it has; ``reported`` is said by others, hypothetical
+or past. ``mixed`` has a command beside something negated, taken back or told. ``follow_up`` is
+the second sentence of two.
 """
 
 _ATTEMPTS = 40

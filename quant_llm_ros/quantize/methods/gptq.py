@@ -74,7 +74,7 @@ class GptqQuantizer:
         if inputs is None:
             return UniformQuantizer(self.bits, self.block, self.range, True)(weight)
         weight = finite(weight).clone()
-        out, width = weight.shape
+        width = weight.shape[1]
         block = grid.width(self.block, width)
         hessian = inputs.hessian.clone()
         diagonal = hessian.diagonal()
