@@ -1,4 +1,4 @@
-"""The real model on random strings: every decision is valid, whatever comes in."""
+"""The real model: valid decisions on random strings, and the README's partly served commands."""
 
 import random
 
@@ -49,3 +49,15 @@ def test_every_decision_is_valid(bundle_path):
         statuses.append(decision.status)
     understander.close()
     assert len(set(statuses)) >= 3
+
+
+@pytest.mark.bundle
+def test_what_no_skill_serves_is_said(bundle_path):
+    understander = Understander.open(bundle_path)
+    last = understander.understand("go to the kitchen and water the plants")
+    first = understander.understand("mop the floor and then go to the kitchen")
+    understander.close()
+    assert (last.status, last.unserved) == (Status.ACCEPTED, ("water the plants",))
+    assert last.outline == "go_to(place=kitchen); no skill serves 'water the plants'"
+    assert (first.status, first.unserved) == (Status.CLARIFY, ("mop the floor",))
+    assert first.message.startswith("no skill serves 'mop the floor', and something comes after it")

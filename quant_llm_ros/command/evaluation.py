@@ -145,9 +145,9 @@ def evaluate(
     of rows with everything right, status and unserved parts included; ``accepted_wrongly`` the
     share of texts that are no command but were ACCEPTED or taken for a STOP; ``missed`` the share
     of commands that got no call; ``dropped`` the share of commands of several calls that were
-    ACCEPTED with fewer. ``calibration_error`` is that of the ACCEPTED decisions. ``classes`` counts rows and
-    right ones by class, where the rows name one, and ``confusion`` the most frequent wrong
-    sequences of skills.
+    ACCEPTED with fewer. ``calibration_error`` is that of the ACCEPTED decisions. ``classes``
+    counts rows and right ones by class, where the rows name one, and ``confusion`` the most
+    frequent wrong sequences of skills.
 
     Raises:
         DatasetError: A row means a skill or an argument that the registry does not have.
