@@ -60,4 +60,6 @@ def test_what_no_skill_serves_is_said(bundle_path):
     assert (last.status, last.unserved) == (Status.ACCEPTED, ("water the plants",))
     assert last.outline == "go_to(place=kitchen); no skill serves 'water the plants'"
     assert (first.status, first.unserved) == (Status.CLARIFY, ("mop the floor",))
-    assert first.message.startswith("no skill serves 'mop the floor', and something comes after it")
+    assert first.message.startswith(
+        "no skill serves 'mop the floor', and something comes after it"
+    )
