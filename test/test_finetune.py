@@ -98,6 +98,19 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(folder: Path) -> 
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_gpu_reads_what_a_cpu_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = finetuner(folder, "read")
+    trainer.step = 1
+    here = list(trainer._packs())
+    monkeypatch.setattr(trainer, "_device", "cuda")
+    there = list(trainer._packs())
+    assert len(here) == len(there) == SETTINGS["steps"] - 1
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        assert torch.equal(one.labels, other.labels)
+        assert one.prompt_length == other.prompt_length
+
+
 def test_the_bundle_has_the_weights_that_were_trained(folder: Path) -> None:
     """Code for code; and no model is there that they could be compared with."""
     trainer = finetuner(folder, "trained")

@@ -296,7 +296,13 @@ class Finetuner:
         packs = _Packs(map(self._pack, itertools.islice(self._groups(), self.step, None)))
         if self._device == "cpu":
             return packs
-        return DataLoader(packs, batch_size=None, num_workers=1, prefetch_factor=_AHEAD)
+        return DataLoader(
+            packs,
+            batch_size=None,
+            num_workers=1,
+            prefetch_factor=_AHEAD,
+            multiprocessing_context="fork",  # the generator of the groups cannot be sent elsewhere
+        )
 
     def _groups(self) -> Iterator[Group]:
         """Give the groups of all steps; the same for every run with these settings."""
