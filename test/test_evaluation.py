@@ -82,7 +82,7 @@ def test_unserved_parts_have_to_be_right_too(tmp_path):
     (row,) = rows(tmp_path, row)
     call = SkillCall("move", {"direction": "left", "distance_m": 2.0})
     for parts, right in ((("plants",), True), (("dogs",), False), (("plants", "plants"), False)):
-        decision = Decision("t", Status.ACCEPTED, (call,), parts, message="m")
+        decision = Decision("t", Status.ACCEPTED, (call,), unserved=parts, message="m")
         verdict = judge(row, decision, SKILLS)
         assert verdict.all_exact
         assert (verdict.unserved_exact, verdict.right) == (right, right)

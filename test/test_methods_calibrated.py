@@ -10,11 +10,17 @@ from safetensors.torch import save_file
 import torch
 
 from quant_llm_ros.quantize.methods.awq import AwqQuantizer
+from quant_llm_ros.quantize.methods.cluster import ClusterQuantizer
 from quant_llm_ros.quantize.methods.gptq import GptqQuantizer
 from quant_llm_ros.quantize.methods.learned import LearnedQuantizer
 from quant_llm_ros.quantize.methods.smoothquant import SmoothQuantizer
 from quant_llm_ros.quantize.methods.uniform import UniformQuantizer
-from quant_llm_ros.quantize.tensors import InputQuantizer, InputStatistics, output_error
+from quant_llm_ros.quantize.tensors import (
+    InputQuantizer,
+    InputStatistics,
+    output_error,
+    Quantizer,
+)
 
 
 def layer(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, InputStatistics]:
@@ -143,3 +149,18 @@ def test_learned_steps(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(b"\x40\x00")
     with pytest.raises(ValueError, match=r"cut\.safetensors cannot be read"):
         quantizer("a.weight", steps="cut.safetensors")(weight)
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        GptqQuantizer(4, 32, "mse", "activation", 0.01),
+        GptqQuantizer(4, 32, "mse", "given", 0.01),
+        ClusterQuantizer(3, 16, True),
+    ],
+)
+def test_codes_are_made_where_weight_and_inputs_are(quantizer: Quantizer) -> None:
+    _, weight, inputs = layer()
+    with torch.device("meta"):  # whatever is made without saying where cannot be computed with
+        there = quantizer(weight, inputs).dequantize()
+    assert torch.equal(there, quantizer(weight, inputs).dequantize())

@@ -80,6 +80,10 @@ def test_units_are_part_of_the_name(unit, said, name):
         ("{version: 1, name: r, skills: {s: {}}}", "skills.s.description must be text"),
         ("{version: 1, name: r, skills: {on: {description: d}}}", "True must be text; put it in"),
         (
+            "{version: 1, name: r, skills: {unserved: {description: d}}}",
+            "skills.unserved: an answer says 'unserved' where no skill fits; choose another name",
+        ),
+        (
             "{version: 1, name: r, skills: {s: {description: d, safety: maybe}}}",
             "skills.s.safety is 'maybe'; use safe or confirm",
         ),

@@ -49,6 +49,7 @@ def understander(engine, tokenizer):
                 ("turn", {"direction": "left", "angle_deg": 90.0}),
             ],
         ),
+        ("dock and sing", "dock(); unserved(part=sing)", Status.ACCEPTED, [("dock", {})]),
         ("nice day", "unknown", Status.UNKNOWN, []),
         ("go there", "go_to(place=?)", Status.CLARIFY, []),
         ("go 2 km", "move(direction=forward, distance=2 km)", Status.REJECTED, []),
@@ -67,6 +68,16 @@ def test_statuses(understander, engine, text, answer, status, calls):
     assert decision.status is status
     assert [(c.skill, dict(c.arguments)) for c in decision.calls] == calls
     assert decision.text == text
+
+
+def test_a_question_is_in_words_that_a_person_knows(understander, engine):
+    engine.answer = "dock(); unserved(part=sing)"
+    understander.min_confidence = 1.1
+    decision = understander.understand("dock and sing")
+    understander.min_confidence = 0.0
+    assert decision.status is Status.CLARIFY
+    assert decision.message == "I am not sure: do you mean dock()? (no skill serves 'sing')"
+    assert decision.unserved == ("sing",)
 
 
 def test_the_model_cannot_name_what_was_not_said(understander, engine):

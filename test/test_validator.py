@@ -238,13 +238,59 @@ WATER = "unserved(part=water the plants)"
         ),
         (WATER, Status.UNKNOWN, [], "that is not a command for this robot"),
         (f"stop(); {WATER}", Status.STOP, ["stop"], "the command says to stop"),
-        (f"{WATER}; bring(object=?)", Status.CLARIFY, [], "What should I bring?"),
+        (
+            f"{WATER}; bring(object=?)",
+            Status.CLARIFY,
+            [],
+            "What should I bring? (no skill serves 'water the plants')",
+        ),
+        (
+            f"move(direction=forward, distance=2 km); {WATER}",
+            Status.REJECTED,
+            [],
+            "move: distance 2000 m is more than the limit of 20 m (no skill serves 'water the "
+            "plants')",
+        ),
+        # A stop stays one, wherever it stands, unless it is the end of what is to be done.
+        (f"{GOING}; stop(); {WATER}", Status.STOP, ["stop"], "the command says to stop"),
+        (
+            f"{GOING}; {WATER}; stop()",
+            Status.ACCEPTED,
+            ["go_to"],
+            "no skill serves 'water the plants'",
+        ),
+        (f"{WATER}; stop()", Status.STOP, ["stop"], "the command says to stop"),
+        (
+            f"{GOING}; unserved(part=stop); {WATER}",
+            Status.STOP,
+            ["stop"],
+            "the command says to stop",
+        ),
+        (
+            f"{GOING}; unserved(part=halt and sing)",
+            Status.STOP,
+            ["stop"],
+            "the command says to stop",
+        ),
+        (
+            f"{GOING}; unserved(part=sing and then stop)",
+            Status.ACCEPTED,
+            ["go_to"],
+            "no skill serves 'sing'",
+        ),
+        (
+            f"{GOING}; unserved(part=stop the music)",
+            Status.ACCEPTED,
+            ["go_to"],
+            "no skill serves 'stop the music'",
+        ),
     ],
 )
 def test_what_no_skill_serves_is_said(answer, status, skills, message):
     outcome = Validator(SKILLS).check(parse(answer))
     assert (outcome.status, outcome.message) == (status, message)
     assert [call.skill for call in outcome.calls] == skills
+    assert bool(outcome.unserved) == ("water" in answer or "sing" in answer or "music" in answer)
 
 
 def test_an_amount_in_an_unserved_part_is_not_passed_over():
@@ -269,6 +315,9 @@ def test_safety_comes_from_the_registry():
         ("turn(direction=up)", "is not one of its choices"),
         ("move(direction=left, distance=2)", "is not a quantity"),
         ("move(direction=left, distance=2 kg)", "is not a quantity"),
+        ("dock(); unserved()", "needs part="),
+        ("dock(); unserved(part=?)", "needs part="),
+        ("dock(); unserved(part=sing, tune=b)", "needs part="),
     ],
 )
 def test_what_the_grammar_rules_out_is_still_refused(answer, says):

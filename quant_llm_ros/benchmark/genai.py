@@ -224,7 +224,7 @@ class GenaiGuided:
             )
         except ValueError:
             return json_calls.INVALID
-        return written(outcome.status, outcome.calls)
+        return written(outcome.status, outcome.calls, outcome.unserved)
 
 
 def _load(library: Any, folder: str) -> Any:

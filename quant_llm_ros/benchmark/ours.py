@@ -125,7 +125,7 @@ class Ours:
         return Sample(
             sentence=sentence,
             answer=decision.answer,
-            decision=written(decision.status, decision.calls),
+            decision=written(decision.status, decision.calls, decision.unserved),
             total_ms=total_ms,
             prefill_ms=decision.latency_ms.get(Stage.PREFILL, 0.0),
             decode_ms=decision.latency_ms.get(Stage.DECODE, 0.0),

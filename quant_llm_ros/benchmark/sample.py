@@ -134,12 +134,13 @@ def compare(expected: Sequence[Sample], samples: Sequence[Sample]) -> Comparison
     return Comparison(same, tuple(ties), tuple(different), error)
 
 
-def written(status: Status, calls: Sequence[SkillCall]) -> str:
-    """Write what a decision is, for comparison: its status, and its calls with their arguments."""
+def written(status: Status, calls: Sequence[SkillCall], unserved: Sequence[str] = ()) -> str:
+    """Write what a decision is, for comparison: status, calls with arguments, unserved parts."""
     parts = [
         f"{call.skill}({', '.join(f'{name}={value}' for name, value in call.arguments.items())})"
         for call in calls
     ]
+    parts += [f"no skill for {part!r}" for part in unserved]
     return " ".join([status.name, "; ".join(parts)]).strip()
 
 

@@ -63,6 +63,12 @@ def parse(answer: str) -> tuple[RawCall, ...]:
     return tuple(calls)
 
 
+def served(answer: str) -> list[str]:
+    """Give the calls of skills in an answer, as they are written there."""
+    parts = answer.split(SEPARATOR)
+    return [part for part in parts if not part.startswith(f"{UNSERVED.name}(")]
+
+
 class Grammar:
     """The answers that a registry allows, as Lark text for llguidance.
 

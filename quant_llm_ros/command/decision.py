@@ -92,8 +92,6 @@ class Decision:
         confidence: Probability that the answer is right, 0 to 1: the one that the model gives to
             it among all that the grammar allows, calibrated; 1 where no model was needed, 0 where
             nothing was decided.
-        unserved: Parts of the command that no skill serves, in the sentence's words. The calls of
-            an ACCEPTED decision come before them; where something comes after, it is CLARIFY.
         message: Question, reason or limit for a person, or what is not served; empty exactly when
             all of the command is ACCEPTED.
         latency_ms: Time spent in each stage that the command went through, in milliseconds.
@@ -101,6 +99,9 @@ class Decision:
         forward_passes: Passes of the model over its weights.
         generated_tokens: Tokens of the model's answer, forced ones included.
         answer: The model's answer in the notation of calls; "" where the model was not asked.
+        unserved: Parts of the command that no skill serves, in the words of the sentence or of
+            the one before. The calls of an ACCEPTED decision come before them; where something
+            comes after, it is CLARIFY.
 
     Raises:
         ValueError: The parts contradict each other.
@@ -109,7 +110,6 @@ class Decision:
     text: str
     status: Status
     calls: tuple[SkillCall, ...] = ()
-    unserved: tuple[str, ...] = ()
     confidence: float = 0.0
     message: str = ""
     latency_ms: Mapping[Stage, float] = dataclasses.field(default_factory=dict)
@@ -117,6 +117,7 @@ class Decision:
     forward_passes: int = 0
     generated_tokens: int = 0
     answer: str = ""
+    unserved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse contradictions."""

@@ -395,7 +395,10 @@ class Understander:
             return outcome
         if self._confidence(outcome.status, answer) >= self.min_confidence:
             return outcome
-        return Outcome(Status.CLARIFY, message=f"I am not sure: do you mean {answer.text}?")
+        calls = notation.SEPARATOR.join(notation.served(answer.text))
+        besides = f" ({outcome.message})" if outcome.message else ""
+        question = f"I am not sure: do you mean {calls}?{besides}"
+        return Outcome(Status.CLARIFY, message=question, unserved=outcome.unserved)
 
     def _confidence(self, status: Status, answer: Answer | None) -> float:
         if answer is not None:

@@ -20,6 +20,7 @@ from quant_llm_ros.command.skills import (
     SkillRegistry,
     STOP_SKILL,
 )
+from quant_llm_ros.command.stop_guard import StopGuard
 from quant_llm_ros.command.units import fits, written_number
 from quant_llm_ros.errors import SkillsError
 
@@ -33,6 +34,7 @@ _REPEATED = frozenset((
     "again", "another", "double", "more", "once", "repeat", "repeatedly", "same", "thrice",
     "times", "twice",
 ))  # fmt: skip
+_JOINT = re.compile(r"(?:^|\s+)(?:and then|and|then)(?:\s+|$)")
 _QUANTITY = re.compile(rf"({notation.NUMBER}) (.+)")
 
 
@@ -66,6 +68,7 @@ class Validator:
             SkillsError: An example or a default breaks the registry's own rules.
         """
         self._registry = registry
+        self._is_stop = StopGuard(registry)
         self.known = {names: registry.known(names) for names in KNOWN_LISTS}
         for skill in registry.skills.values():
             for argument in skill.arguments:
@@ -100,10 +103,12 @@ class Validator:
         if not raw_calls:
             return Outcome(Status.UNKNOWN, message="that is not a command for this robot")
         raw_calls = _without_echoes(raw_calls, sentence_words, amounts)
+        raw_calls = _without_last_stop(self._with_stops(raw_calls))
         served = [raw for raw in raw_calls if raw.skill != UNSERVED.name]
         unserved = tuple(r.arguments[PART] for r in raw_calls if r.skill == UNSERVED.name)
+        missing = f"no skill serves {' and '.join(map(repr, unserved))}"
         if not served:
-            return Outcome(Status.UNKNOWN, message="that is not a command for this robot")
+            return Outcome(Status.UNKNOWN, (), "that is not a command for this robot", unserved)
         checked: list[SkillCall] = []
         problems: list[_Problem] = []
         for raw in served:
@@ -115,31 +120,49 @@ class Validator:
             arguments, found = self._arguments(skill, raw)
             problems += found
             checked.append(SkillCall(skill.name, arguments, skill.safety))
-        while len(checked) > 1 and checked[-1].skill == STOP_SKILL:
-            checked.pop()  # «turn left, then stop»: the end of what is to be done
         if any(call.skill == STOP_SKILL for call in checked):
             # Whatever else was understood: when a stop is among it, stopping is what is safe.
             stop = SkillCall(STOP_SKILL, {}, self._registry.skills[STOP_SKILL].safety)
-            return Outcome(Status.STOP, (stop,), "the command says to stop")
+            return Outcome(Status.STOP, (stop,), "the command says to stop", unserved)
         # A value outside its limits cannot be mended by an answer to a question.
         for status in (Status.REJECTED, Status.CLARIFY):
             for problem in problems:
                 if problem.status is status:
-                    return Outcome(status, message=problem.message)
+                    besides = f" ({missing})" if unserved else ""
+                    return Outcome(status, (), problem.message + besides, unserved)
         passed_over = _passed_over(raw_calls, sentence_words, amounts)
         if passed_over:
-            return Outcome(
-                Status.CLARIFY,
-                message=f"I did not understand all of it: what about {passed_over!r}?",
-            )
+            question = f"I did not understand all of it: what about {passed_over!r}?"
+            return Outcome(Status.CLARIFY, (), question, unserved)
         if not unserved:
             return Outcome(Status.ACCEPTED, tuple(checked))
-        missing = f"no skill serves {' and '.join(map(repr, unserved))}"
         if any(raw.skill == UNSERVED.name for raw in raw_calls[: len(served)]):
             # What comes after may need it: «wash the cup and bring it to me».
             message = f"{missing}, and something comes after it; say the rest without it"
-            return Outcome(Status.CLARIFY, message=message, unserved=unserved)
+            return Outcome(Status.CLARIFY, (), message, unserved)
         return Outcome(Status.ACCEPTED, tuple(checked), missing, unserved)
+
+    def _with_stops(self, raw_calls: Sequence[RawCall]) -> tuple[RawCall, ...]:
+        """Let «stop» stay a stop where it was taken for a part that no skill serves.
+
+        Raises:
+            ValueError: Such a part has other arguments than its words.
+        """
+        calls: list[RawCall] = []
+        for raw in raw_calls:
+            if raw.skill != UNSERVED.name:
+                calls.append(raw)
+                continue
+            if set(raw.arguments) != {PART} or raw.arguments[PART] == MISSING:
+                raise ValueError(f"{UNSERVED.name} needs {PART}=, the words of what is not served")
+            clauses = [text for text in _JOINT.split(raw.arguments[PART]) if text]
+            if not any(map(self._is_stop, clauses)):
+                calls.append(raw)
+                continue
+            for text in clauses:
+                stop = self._is_stop(text)
+                calls.append(RawCall(STOP_SKILL, {}) if stop else _unserved(text))
+        return tuple(calls)
 
     def _without_copies(
         self, skill: Skill, raw: RawCall, words: Sequence[str]
@@ -260,6 +283,20 @@ def _default(argument: Argument, raw: RawCall) -> str | None:
         other, by_choice = argument.default
         return by_choice.get(raw.arguments.get(other, ""))
     return argument.default
+
+
+def _unserved(part: str) -> RawCall:
+    return RawCall(UNSERVED.name, {PART: part})
+
+
+def _without_last_stop(raw_calls: tuple[RawCall, ...]) -> tuple[RawCall, ...]:
+    """Drop the stop of «turn left, then stop»: it is the end of what is to be done."""
+    end = len(raw_calls)
+    while raw_calls[end - 1].skill == STOP_SKILL:
+        end -= 1
+        if not any(raw.skill not in (STOP_SKILL, UNSERVED.name) for raw in raw_calls[:end]):
+            return raw_calls
+    return raw_calls[:end]
 
 
 def _without_echoes(
