@@ -12,11 +12,13 @@ import torch
 import yaml
 
 from quant_llm_ros.command.skills import SkillRegistry
+from quant_llm_ros.engine.tokenizer import Tokenizer
 from quant_llm_ros.errors import CheckpointError
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.build import build_bundle
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.training.finetune import Finetuner, Report
+from quant_llm_ros.training.lessons import Lessons
 from quant_llm_ros.training.qat import recipe_for_training
 from quant_llm_ros.training.reconstruction import LayerReport
 from quant_llm_ros.training.settings import FinetuneSettings
@@ -98,12 +100,12 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(folder: Path) -> 
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_gpu_reads_what_a_cpu_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = finetuner(folder, "read")
-    trainer.step = 1
-    here = list(trainer._packs())
-    monkeypatch.setattr(trainer, "_device", "cuda")
-    there = list(trainer._packs())
+def test_a_gpu_reads_what_a_cpu_reads(folder: Path) -> None:
+    settings = FinetuneSettings.load(folder / "settings.yaml")
+    tokenizer = Tokenizer(folder / "llama" / "tokenizer.json")
+    skills = SkillRegistry.load(folder / "skills.yaml")
+    lessons = Lessons(settings, tokenizer, skills, own_registry=True)
+    here, there = (list(lessons.of_steps(1, device)) for device in ("cpu", "cuda"))
     assert len(here) == len(there) == SETTINGS["steps"] - 1
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.tokens, other.tokens)

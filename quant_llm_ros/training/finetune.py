@@ -6,14 +6,12 @@ Low-rank adaptation: Hu et al. 2021, «LoRA: Low-Rank Adaptation of Large Langua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 from pathlib import Path
-import random
 import tempfile
 from typing import Any
 
@@ -23,21 +21,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
 
-from quant_llm_ros.command import text as reading
-from quant_llm_ros.command.prompt import Prompt
 from quant_llm_ros.command.skills import SkillRegistry
 from quant_llm_ros.engine.tokenizer import Tokenizer
-from quant_llm_ros.errors import CheckpointError, DatasetError
+from quant_llm_ros.errors import CheckpointError
 from quant_llm_ros.quantize.adapter import Adapter
 from quant_llm_ros.quantize.recipe import Recipe
 from quant_llm_ros.quantize.reference import load_transformers
 from quant_llm_ros.training.adapter_files import save_low_rank, save_whole, take_over
-from quant_llm_ros.training.generator import generate, Group, MAX_CHARS, TrainingExample
-from quant_llm_ros.training.leaks import LeakCheck
+from quant_llm_ros.training.generator import TrainingExample
+from quant_llm_ros.training.lessons import Lessons
 from quant_llm_ros.training.optimizer import falling, make_optimizer, take_step
-from quant_llm_ros.training.packing import Pack, pack, use_packed_attention
+from quant_llm_ros.training.packing import Pack, use_packed_attention
 from quant_llm_ros.training.qat import (
     distillation_loss,
     make_simulation,
@@ -53,27 +48,8 @@ from quant_llm_ros.training.rounding import (
     TARGETS,
 )
 from quant_llm_ros.training.settings import FinetuneSettings
-from quant_llm_ros.training.varying import human_groups
 
 STATE = "state.safetensors"
-# Packs that are made ahead of the step that reads them.
-_AHEAD = 8
-# Far from the seeds that people choose for training.
-_HELD_OUT_SEED = 7_654_321
-
-
-class _Packs(IterableDataset[Pack]):
-    """Packs as torch's loader takes them."""
-
-    def __init__(self, packs: Iterator[Pack]) -> None:
-        self._packs = packs
-
-    def __iter__(self) -> Iterator[Pack]:
-        return self._packs
-
-
-def _cleaned(text: str) -> str:
-    return reading.clean(text, max_chars=MAX_CHARS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,15 +110,6 @@ class Finetuner:
         self.output = output
         self.step = 0
         self._device = device
-        self._skills = skills
-        self._registries = [skills] if own_registry else None
-        self._human = list(human)
-        self._leaks = LeakCheck(measured)
-        for text, where in self._leaks.find(example.text for example in human):
-            raise DatasetError(
-                f"{text!r} is to be learnt, but {where} is kept for measuring; take it out of the "
-                "training data"
-            )
         self._start_sha256 = ""
         if start is not None:
             adapter = Adapter.load(start)
@@ -155,11 +122,19 @@ class Finetuner:
                 f"{checkpoint.location}: sentences are packed behind one prompt for training, "
                 "which layers that see only a window of tokens cannot read; train another model"
             )
-        output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer_path = Path(folder) / "tokenizer.json"
             tokenizer_path.write_text(checkpoint.tokenizer_json, encoding="utf-8")
-            self._tokenizer = Tokenizer(tokenizer_path)
+            tokenizer = Tokenizer(tokenizer_path)
+        self._lessons = Lessons(
+            settings,
+            tokenizer,
+            skills,
+            own_registry=own_registry,
+            human=human,
+            measured=measured,
+        )
+        output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
         base = load_transformers(checkpoint.location)
         self._teacher = self._load_teacher(checkpoint.location, start)
@@ -199,19 +174,10 @@ class Finetuner:
         if not self._layers_trained:
             self._train_layers(on_layer)
             self._save_state()
-        held_out = [
-            self._pack(group)
-            for group in generate(
-                _HELD_OUT_SEED,
-                self.settings.held_out_groups,
-                self.settings.group_size,
-                default_share=self.settings.default_share,
-                registries=self._registries,
-            )
-        ]
+        held_out = self._lessons.held_out()
         losses: list[float] = []
-        for batch in self._packs():
-            if self._human and self.step and self.step == self._human_step():
+        for batch in self._lessons.of_steps(self.step, self._device):
+            if self.step and self.step == self._lessons.human_step:
                 self._save_adapter(self.output / "before_human")
             losses.append(self._train_step(batch))
             self.step += 1
@@ -291,65 +257,6 @@ class Finetuner:
         else:
             save_low_rank(self._model, self.settings.rank, self.settings.alpha, folder)
 
-    def _packs(self) -> Iterable[Pack]:
-        """Give what the steps that are left read; for a GPU another process makes it meanwhile."""
-        packs = _Packs(map(self._pack, itertools.islice(self._groups(), self.step, None)))
-        if self._device == "cpu":
-            return packs
-        return DataLoader(
-            packs,
-            batch_size=None,
-            num_workers=1,
-            prefetch_factor=_AHEAD,
-            multiprocessing_context="fork",  # the generator of the groups cannot be sent elsewhere
-        )
-
-    def _groups(self) -> Iterator[Group]:
-        """Give the groups of all steps; the same for every run with these settings."""
-        order = random.Random(self.settings.seed)
-        generated = generate(
-            self.settings.seed,
-            self.settings.steps,
-            self.settings.group_size,
-            default_share=self.settings.default_share,
-            registries=self._registries,
-        )
-        human = human_groups(
-            self._human,
-            self._skills,
-            random.Random(self.settings.seed + 1),
-            size=self.settings.group_size,
-            varied_share=self.settings.human_varied,
-            allows=self._leaks.allows,
-        )
-        for step, group in enumerate(generated):
-            from_people = step >= self._human_step() and order.random() < self.settings.human_share
-            yield next(human) if from_people and self._human else self._without_leaks(group)
-
-    def _without_leaks(self, group: Group) -> Group:
-        kept = tuple(e for e in group.examples if self._leaks.allows(e.text))
-        return dataclasses.replace(group, examples=kept)
-
-    def _pack(self, group: Group) -> Pack:
-        # As at run time: a registry that the model does not know is shown with its examples.
-        own = self._known(group.registry)
-        prompt = Prompt(group.registry, self._tokenizer, examples=not own)
-        examples = [
-            (
-                _cleaned(e.text),
-                e.answer,
-                [(_cleaned(text), answer) for text, answer in e.before],
-            )
-            for e in group.examples
-        ]
-        return pack(prompt, self._tokenizer, examples)
-
-    def _known(self, registry: SkillRegistry) -> bool:
-        return registry.sha256 == self._skills.sha256
-
-    def _human_step(self) -> int:
-        return round(self.settings.human_from * self.settings.steps)
-
     def _rounding_step(self) -> int:
         return round(self.settings.rounding_from * self.settings.steps)
 
@@ -361,19 +268,12 @@ class Finetuner:
         return self.settings.learning_rate * falling(part)
 
     def _train_layers(self, on_layer: Callable[[LayerReport], None]) -> None:
-        """Let each layer learn by itself, on sentences of another seed than the steps have."""
+        """Let each layer learn by itself."""
         assert isinstance(self._rounding, StraightThrough)
-        groups = generate(
-            self.settings.seed + 1,
-            self.settings.layerwise_groups,
-            self.settings.group_size,
-            default_share=self.settings.default_share,
-            registries=self._registries,
-        )
         train_layers(
             self._model,
             self._rounding,
-            [self._pack(self._without_leaks(group)) for group in groups],
+            self._lessons.of_layers(),
             passes=self.settings.layerwise,
             learning_rate=self.settings.layerwise_rate,
             seed=self.settings.seed,
@@ -449,8 +349,5 @@ class Finetuner:
     def _fingerprint(self) -> str:
         settings = dataclasses.asdict(self.settings)
         settings["recipe"] = self.settings.recipe.read_text(encoding="utf-8")
-        human = [(e.text, e.answer) for e in self._human]
-        parts = [settings, human, self._skills.sha256, self._registries is None]
-        parts.append(self._start_sha256)
-        parts.append(sorted(self._leaks.measured))
+        parts = [settings, self._lessons.fingerprint, self._start_sha256]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
