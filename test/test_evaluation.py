@@ -156,7 +156,10 @@ def test_figures(tmp_path):
         ({"text": "t", "calls": [{"skill": "s", "args": []}]}, '"args" of s must be an object'),
         ({"text": "t", "calls": [{"skill": "s", "args": {"a": "x"}}]}, 's.a must be {"any_of"'),
         ({"text": "t", "calls": [], "unserved": "sing"}, '"unserved" must be a list'),
-        ({"text": "t", "calls": [], "unserved": ["sing"]}, 'each of "unserved" must be {"any_of"'),
+        (
+            {"text": "t", "calls": [], "unserved": ["sing"]},
+            '"unserved" must be a list of {"any_of"',
+        ),
         ("", "no rows"),
     ],
 )

@@ -337,19 +337,19 @@ def _row(line: str, where: str) -> Row:
 
 
 def _unserved(parts: Any, where: str) -> tuple[tuple[str, ...], ...]:
-    if not isinstance(parts, list):
-        raise DatasetError(f'{where}: "unserved" must be a list of {{"any_of": [texts]}}')
-    return tuple(_any_of(part, f'{where}: each of "unserved"') for part in parts)
+    options = [_any_of(part) for part in parts] if isinstance(parts, list) else [()]
+    if not all(options):
+        raise DatasetError(
+            f'{where}: "unserved" must be a list of {{"any_of": [texts]}}, not {parts!r}'
+        )
+    return tuple(options)
 
 
-def _any_of(gold: Any, where: str) -> tuple[str, ...]:
+def _any_of(gold: Any) -> tuple[str, ...]:
+    """Give the texts of {"any_of": [texts]}; none where it is something else."""
     options = gold.get("any_of") if isinstance(gold, dict) else None
-    if (
-        not isinstance(options, list)
-        or not options
-        or not all(isinstance(o, str) for o in options)
-    ):
-        raise DatasetError(f'{where} must be {{"any_of": [texts]}}, not {gold!r}')
+    if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
+        return ()
     return tuple(options)
 
 
@@ -361,10 +361,10 @@ def _gold_call(call: Any, where: str) -> GoldCall:
     if not isinstance(given, dict):
         raise DatasetError(f'{where}: "args" of {call["skill"]} must be an object, not {given!r}')
     for name, gold in given.items():
-        any_of = gold.get("any_of") if isinstance(gold, dict) else None
+        any_of = _any_of(gold)
         near = gold.get("near") if isinstance(gold, dict) else None
-        if isinstance(any_of, list) and any_of and all(isinstance(item, str) for item in any_of):
-            args[name] = tuple(any_of)
+        if any_of:
+            args[name] = any_of
         elif isinstance(near, (int, float)) and not isinstance(near, bool):
             args[name] = float(near)
         else:
